@@ -1,0 +1,21 @@
+# The environment: .venv, or the one that STYLENAT_ENV names (see scripts/setup.sh).
+ENV := $(or $(STYLENAT_ENV),.venv)
+
+.PHONY: check test bench format setup
+
+check: ## lint, format, types and tests: what CI runs
+	.ci/run
+
+test:
+	scripts/test.sh
+
+bench: setup ## the speed tables
+	$(ENV)/bin/stylenat bench op
+	$(ENV)/bin/stylenat bench generator
+
+format: setup
+	$(ENV)/bin/python -m ruff check --fix .
+	$(ENV)/bin/python -m ruff format .
+
+setup:
+	scripts/setup.sh

@@ -1,0 +1,1 @@
+"""Tensor operations of StyleNAT. Nothing here knows of a model."""
