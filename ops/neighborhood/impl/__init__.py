@@ -1,0 +1,1 @@
+"""One module a backend. They answer to `reference` and never import each other."""

@@ -1,0 +1,129 @@
+"""What one call of neighborhood attention asks for: head groups, shapes, and the rules they keep.
+
+Shapes: B batch, H height, W width, N heads, D head_dim, P = 2 * kernel_size - 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeadGroup:
+    """Consecutive heads that share one kernel size and one dilation.
+
+    A query's neighborhood is `kernel_size` x `kernel_size` keys, `dilation` pixels apart.
+    Raises ValueError unless `heads >= 1`, `kernel_size` is odd and > 1, and `dilation >= 1`.
+    """
+
+    heads: int
+    kernel_size: int
+    dilation: int = 1
+
+    def __post_init__(self) -> None:
+        if self.heads < 1:
+            raise ValueError(f"a head group needs at least one head, got heads={self.heads}")
+        if self.kernel_size <= 1 or self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and greater than 1, got {self.kernel_size}")
+        if self.dilation < 1:
+            raise ValueError(f"dilation must be at least 1, got {self.dilation}")
+
+    @property
+    def rpb_shape(self) -> tuple[int, int, int]:
+        """Shape of the group's relative positional bias, `[heads, P, P]`."""
+        side = 2 * self.kernel_size - 1
+        return self.heads, side, side
+
+    def check_fits(self, height: int, width: int) -> None:
+        """Raises ValueError where the dilated window is larger than the feature map."""
+        span = self.kernel_size * self.dilation
+        if span > min(height, width):
+            raise ValueError(
+                f"kernel_size * dilation must not exceed the feature map: {self.kernel_size} * "
+                f"{self.dilation} = {span} > {min(height, width)} at {height}x{width}; "
+                "lower the dilation or the kernel size"
+            )
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One call, as far as a backend needs it to say whether it can run it."""
+
+    batch: int
+    height: int
+    width: int
+    heads: int
+    head_dim: int
+    groups: tuple[HeadGroup, ...]
+    dtype: torch.dtype
+    device_type: str
+    has_rpb: bool
+    needs_grad: bool
+
+
+def describe(
+    q: Tensor, k: Tensor, v: Tensor, groups: Sequence[HeadGroup], rpb: Sequence[Tensor] | None
+) -> Problem:
+    """Check one call against every rule of the operation and describe it.
+
+    Raises ValueError that names the rule and the values, TypeError for a tensor of another kind.
+    """
+    if q.ndim != 5:
+        raise ValueError(f"q must be [B, H, W, heads, head_dim], got shape {tuple(q.shape)}")
+    for name, tensor in (("k", k), ("v", v)):
+        if tensor.shape != q.shape:
+            raise ValueError(
+                f"q, k and v must have one shape: q {tuple(q.shape)}, {name} {tuple(tensor.shape)}"
+            )
+        if tensor.dtype != q.dtype or tensor.device != q.device:
+            raise ValueError(
+                "q, k and v must share dtype and device: "
+                f"q {q.dtype} on {q.device}, {name} {tensor.dtype} on {tensor.device}"
+            )
+    if not q.is_floating_point():
+        raise ValueError(f"q, k and v must be floating point, got {q.dtype}")
+    batch, height, width, heads, head_dim = q.shape
+    if not groups:
+        raise ValueError("groups must name at least one HeadGroup")
+    group_heads = [group.heads for group in groups]
+    if sum(group_heads) != heads:
+        raise ValueError(
+            f"the heads of the groups must add up to the tensor's: "
+            f"{' + '.join(map(str, group_heads))} = {sum(group_heads)}, not {heads}"
+        )
+    for group in groups:
+        group.check_fits(height, width)
+    if rpb is not None:
+        _check_rpb(q, groups, rpb)
+    tensors = (q, k, v, *(rpb or ()))
+    return Problem(
+        batch=batch,
+        height=height,
+        width=width,
+        heads=heads,
+        head_dim=head_dim,
+        groups=tuple(groups),
+        dtype=q.dtype,
+        device_type=q.device.type,
+        has_rpb=rpb is not None,
+        needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
+    )
+
+
+def _check_rpb(q: Tensor, groups: Sequence[HeadGroup], rpb: Sequence[Tensor]) -> None:
+    if len(rpb) != len(groups):
+        raise ValueError(f"rpb needs one table per group: {len(rpb)} tables, {len(groups)} groups")
+    for index, (table, group) in enumerate(zip(rpb, groups, strict=True)):
+        if tuple(table.shape) != group.rpb_shape:
+            raise ValueError(
+                f"rpb[{index}] must be [heads, 2*kernel_size-1, 2*kernel_size-1] = "
+                f"{list(group.rpb_shape)}, got {list(table.shape)}"
+            )
+        if table.device != q.device:
+            raise ValueError(f"rpb[{index}] is on {table.device}, q on {q.device}")
+        if not table.is_floating_point():
+            raise ValueError(f"rpb[{index}] must be floating point, got {table.dtype}")
