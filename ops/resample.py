@@ -1,0 +1,120 @@
+"""FIR resampling and the Haar wavelet transform, in plain PyTorch, differentiable to any order.
+
+Legend: B batch, C channels, H height, W width, K taps of the FIR kernel.
+
+Every feature map here is [B, C, H, W] in any floating dtype and any memory format. The FIR kernel
+is the outer product of its taps with themselves, normalised to sum 1, and filters by true
+convolution (StyleGAN2, arXiv 1912.04958, whose [1, 3, 3, 1] is the default); beyond the edges a map
+is zero. The Haar transform is the one of SWAGAN (arXiv 2102.06108).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BINOMIAL = (1.0, 3.0, 3.0, 1.0)
+
+
+def upsample2d(x: Tensor, *, kernel: Sequence[float] = BINOMIAL) -> Tensor:
+    """Double height and width: insert zeros between the pixels, then filter (with gain 4).
+
+    [B, C, H, W] -> [B, C, 2H, 2W]. With the default kernel, 4 times the adjoint of `downsample2d`.
+    Raises ValueError for a map that is not 4-D and floating, or a bad kernel.
+    """
+    _check_map(x)
+    weight = _depthwise_weight(x, kernel, gain=2.0)
+    return F.conv_transpose2d(x, weight, stride=2, padding=len(kernel) // 2 - 1, groups=x.shape[1])
+
+
+def downsample2d(x: Tensor, *, kernel: Sequence[float] = BINOMIAL) -> Tensor:
+    """Halve height and width: filter, then keep every second pixel.
+
+    [B, C, H, W] -> [B, C, H/2, W/2]. Raises ValueError for an odd height or width, a map that is
+    not 4-D and floating, or a bad kernel.
+    """
+    _check_map(x)
+    _check_even(x, "downsample2d")
+    weight = _depthwise_weight(x, kernel).flip(2, 3)
+    return F.conv2d(x, weight, stride=2, padding=len(kernel) // 2 - 1, groups=x.shape[1])
+
+
+def blur2d(x: Tensor, *, padding: int = 2, kernel: Sequence[float] = BINOMIAL) -> Tensor:
+    """Filter a map that has `padding` zeros added on every side.
+
+    [B, C, H, W] -> [B, C, H + 2 padding - K + 1, W + 2 padding - K + 1]. The defaults give
+    [B, C, H + 1, W + 1]: what an unpadded 3x3 convolution of stride 2 halves exactly.
+    Raises ValueError for a negative padding, a map that is not 4-D and floating, or a bad kernel.
+    """
+    _check_map(x)
+    if padding < 0:
+        raise ValueError(f"blur2d: padding must not be negative: {padding}")
+    weight = _depthwise_weight(x, kernel).flip(2, 3)
+    return F.conv2d(x, weight, padding=padding, groups=x.shape[1])
+
+
+def haar(x: Tensor) -> Tensor:
+    """Haar wavelet transform, orthonormal.
+
+    [B, C, H, W] -> [B, 4C, H/2, W/2]: the mean band, the vertical difference (top - bottom), the
+    horizontal one (left - right) and the diagonal one, C channels each: ll, lh, hl, hh.
+    Raises ValueError for an odd height or width, or a map that is not 4-D and floating.
+    """
+    _check_map(x)
+    _check_even(x, "haar")
+    top, bottom = x[:, :, 0::2], x[:, :, 1::2]
+    low, high = 0.5 * (top + bottom), 0.5 * (top - bottom)
+    left = torch.cat([low[..., 0::2], high[..., 0::2]], dim=1)
+    right = torch.cat([low[..., 1::2], high[..., 1::2]], dim=1)
+    return torch.cat([left + right, left - right], dim=1)
+
+
+def inverse_haar(x: Tensor) -> Tensor:
+    """Undo `haar`: [B, 4C, H, W] -> [B, C, 2H, 2W].
+
+    Raises ValueError if the channels are no multiple of 4, or the map is not 4-D and floating.
+    """
+    _check_map(x)
+    if x.shape[1] % 4:
+        raise ValueError(
+            f"inverse_haar: channels must be a multiple of 4 (ll, lh, hl, hh): {x.shape[1]}"
+        )
+    mean, difference = (0.5 * x).chunk(2, dim=1)
+    left_low, left_high = (mean + difference).chunk(2, dim=1)
+    right_low, right_high = (mean - difference).chunk(2, dim=1)
+    # pixel_shuffle's channel order: c, then row within the 2x2 cell, then column.
+    cells = [
+        left_low + left_high,
+        right_low + right_high,
+        left_low - left_high,
+        right_low - right_high,
+    ]
+    return F.pixel_shuffle(torch.stack(cells, dim=2).flatten(1, 2), 2)
+
+
+def _depthwise_weight(x: Tensor, kernel: Sequence[float], *, gain: float = 1.0) -> Tensor:
+    """The 2-D kernel, one copy a channel of x: [C, 1, K, K]; `gain` counts once an axis."""
+    if len(kernel) < 2 or len(kernel) % 2 or sum(kernel) == 0:
+        raise ValueError(
+            "a FIR kernel must have an even number of taps, at least 2, whose sum is not 0: "
+            f"{tuple(kernel)}"
+        )
+    # Filled on the device: a tensor made from a list would be copied there, and stall the stream.
+    taps = torch.cat([x.new_full((1,), tap * gain / sum(kernel)) for tap in kernel])
+    return torch.outer(taps, taps).expand(x.shape[1], 1, -1, -1)
+
+
+def _check_map(x: Tensor) -> None:
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(
+            f"a feature map must be [B, C, H, W] and floating: {tuple(x.shape)}, {x.dtype}"
+        )
+
+
+def _check_even(x: Tensor, name: str) -> None:
+    height, width = x.shape[2:]
+    if height % 2 or width % 2:
+        raise ValueError(f"{name}: height and width must be even: {height}x{width}")
