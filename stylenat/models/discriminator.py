@@ -1,0 +1,218 @@
+"""The wavelet discriminator (StyleSwin, arXiv 2112.10762; SWAGAN, arXiv 2102.06108).
+
+Legend: B batch, C channels, H height, W width, S the image's side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from ops.bias_act import bias_act
+from ops.resample import blur2d, downsample2d, haar
+from stylenat.models.layers import EqualizedConv2d, EqualizedLinear
+
+WAVELET_CHANNELS = 4 * 3  # ll, lh, hl, hh of red, green and blue
+
+
+@dataclass(frozen=True)
+class DiscriminatorLevel:
+    """Features of `channels` channels at `resolution` x `resolution`."""
+
+    resolution: int
+    channels: int
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(
+                f"a discriminator level must have at least 1 channel: {self.channels} "
+                f"at level {self.resolution}x{self.resolution}"
+            )
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The discriminator's levels, from 4x4 up to half the image's side, and its settings.
+
+    `spectral_norm` divides every weight by its largest singular value; without it learning rates
+    are equalised. The minibatch standard deviation is taken over groups of `stddev_group` images
+    (or the whole batch where that is smaller) and adds `stddev_features` channels.
+    Raises ValueError, naming the rule, for values that make no network.
+    """
+
+    levels: tuple[DiscriminatorLevel, ...]
+    spectral_norm: bool = True
+    stddev_group: int = 4
+    stddev_features: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise ValueError("a discriminator must have at least 1 level: levels is empty")
+        sides = [level.resolution for level in self.levels]
+        if sides[0] != 4:
+            raise ValueError(f"the first discriminator level must be 4x4: {sides[0]}x{sides[0]}")
+        for side, next_side in pairwise(sides):
+            if next_side != 2 * side:
+                raise ValueError(
+                    f"each discriminator level must double the one before: {next_side} after {side}"
+                )
+        if self.stddev_group < 1:
+            raise ValueError(f"stddev_group must be at least 1: {self.stddev_group}")
+        channels = self.levels[0].channels
+        if self.stddev_features < 1 or channels % self.stddev_features:
+            raise ValueError(
+                "stddev_features must be at least 1 and divide the channels at level 4x4: "
+                f"{self.stddev_features} against {channels} channels"
+            )
+
+    @property
+    def resolution(self) -> int:
+        """The image's side, in pixels."""
+        return 2 * self.levels[-1].resolution
+
+
+class Discriminator(nn.Module):
+    """Images [B, 3, S, S] -> logits [B, 1], positive where the image seems real.
+
+    Images come in the pixel space that the generator works in. An image pyramid enters in
+    wavelets, at every level; a block halves the features from each level to the next, down to 4x4.
+    """
+
+    def __init__(self, config: DiscriminatorConfig) -> None:
+        super().__init__()
+        self.config = config
+        levels = config.levels[::-1]
+        spectral = config.spectral_norm
+        self.from_rgbs = nn.ModuleList(
+            ConvAct(WAVELET_CHANNELS, level.channels, 1, spectral=spectral) for level in levels
+        )
+        self.blocks = nn.ModuleList(
+            ConvBlock(level.channels, below.channels, spectral=spectral)
+            for level, below in pairwise(levels)
+        )
+        channels = levels[-1].channels
+        self.final_conv = ConvAct(
+            channels + config.stddev_features, channels, 3, padding=1, spectral=spectral
+        )
+        self.hidden = _linear(channels * 4 * 4, channels, spectral=spectral)
+        # With spectral norm the published models hold two biases here: one outside the normalised
+        # layer, in the activation, and the layer's own.
+        self.hidden_bias = nn.Parameter(torch.zeros(channels)) if spectral else None
+        self.logit = _linear(channels, 1, spectral=spectral)
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """Logits [B, 1] of images [B, 3, S, S].
+
+        Raises ValueError for another shape, or a batch that the stddev groups do not divide.
+        """
+        self._check_image(image_BCHW)
+        # The published network inverts the wavelets, halves the image and transforms it again;
+        # the inverse is exact, so halving the image itself gives the same pyramid.
+        first_from_rgb, *from_rgbs = self.from_rgbs
+        features = first_from_rgb(haar(image_BCHW))
+        for block, from_rgb in zip(self.blocks, from_rgbs, strict=True):
+            image_BCHW = downsample2d(image_BCHW)
+            features = block(features) + from_rgb(haar(image_BCHW))
+
+        stddev = minibatch_stddev(
+            features, group=self.config.stddev_group, features=self.config.stddev_features
+        )
+        features = self.final_conv(torch.cat([features, stddev], dim=1))
+        hidden = bias_act(self.hidden(features.flatten(1)), self.hidden_bias)
+        return self.logit(hidden)
+
+    def extra_repr(self) -> str:
+        config = self.config
+        return (
+            f"resolution={config.resolution}, spectral_norm={config.spectral_norm}, "
+            f"stddev_group={config.stddev_group}, stddev_features={config.stddev_features}"
+        )
+
+    def _check_image(self, image: Tensor) -> None:
+        side = self.config.resolution
+        if image.shape[1:] != (3, side, side):
+            raise ValueError(
+                f"images for this discriminator must be [B, 3, {side}, {side}]: "
+                f"{tuple(image.shape)}"
+            )
+
+
+class ConvBlock(nn.Module):
+    """Two 3x3 convolutions, the second behind a blur: [B, C, H, W] -> [B, C', H/2, W/2]."""
+
+    def __init__(self, in_channels: int, out_channels: int, *, spectral: bool) -> None:
+        super().__init__()
+        self.conv1 = ConvAct(in_channels, in_channels, 3, padding=1, spectral=spectral)
+        self.conv2 = ConvAct(in_channels, out_channels, 3, stride=2, spectral=spectral)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(blur2d(self.conv1(x)))
+
+
+class ConvAct(nn.Module):
+    """Convolution, bias, leaky ReLU 0.2 with gain sqrt(2): [B, C, H, W] -> [B, C', H', W'].
+
+    `spectral` chooses spectral norm (the bias stays outside it) or an equalised learning rate.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        spectral: bool,
+    ) -> None:
+        super().__init__()
+        self.conv: nn.Module
+        if spectral:
+            self.conv = spectral_norm(
+                nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding, bias=False)
+            )
+        else:
+            self.conv = EqualizedConv2d(
+                in_channels, out_channels, kernel_size, stride=stride, padding=padding
+            )
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return bias_act(self.conv(x), self.bias)
+
+
+def minibatch_stddev(x: Tensor, *, group: int, features: int) -> Tensor:
+    """How much the images of a group differ: [B, C, H, W] -> [B, features, H, W].
+
+    Image b belongs to group `b mod (B / G)`, G = min(B, group). The channels are split into
+    `features` runs; each value is the standard deviation over the group, averaged over the run's
+    channels and all pixels (Progressive GAN, arXiv 1710.10196, section 3; groups as in StyleGAN2).
+    Raises ValueError unless B is a multiple of G and C of `features`.
+    """
+    batch, channels, height, width = x.shape
+    group = min(batch, group)
+    if batch % group:
+        raise ValueError(
+            f"the batch must be a multiple of the discriminator's stddev_group: {batch} images, "
+            f"groups of {group}; change the batch or stddev_group"
+        )
+    if channels % features:
+        raise ValueError(
+            f"stddev features must divide the channels: {features} against {channels} channels"
+        )
+    x_GMFCHW = x.view(group, batch // group, features, channels // features, height, width)
+    # 1e-8 keeps the root differentiable where all images of a group agree.
+    stddev = (x_GMFCHW.var(dim=0, correction=0) + 1e-8).sqrt()
+    return (
+        stddev.mean(dim=(2, 3, 4)).repeat(group, 1)[:, :, None, None].expand(-1, -1, height, width)
+    )
+
+
+def _linear(in_features: int, out_features: int, *, spectral: bool) -> nn.Module:
+    if spectral:
+        return spectral_norm(nn.Linear(in_features, out_features))
+    return EqualizedLinear(in_features, out_features)

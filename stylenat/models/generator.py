@@ -1,0 +1,354 @@
+"""The StyleNAT generator (arXiv 2211.05770): mapping network and synthesis network.
+
+Legend: B batch, H height, W width, C channels, S style_dim, R the level's side, L blocks.
+
+Tokens stay [B, H, W, C] from the constant input to the RGB outputs.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ops.neighborhood import backend_names
+from ops.resample import upsample2d
+from stylenat.models import pixels
+from stylenat.models.attention import AttentionKind, build_attention, check_attention
+from stylenat.models.layers import (
+    MLP,
+    AdaptiveInstanceNorm,
+    EqualizedLinear,
+    ToRGB,
+    Upsample,
+    pixel_norm,
+    without_autocast,
+)
+from stylenat.models.pixels import IMAGENET, PixelSpace
+
+W_AVG_LATENTS = 10_000
+
+
+@dataclass(frozen=True)
+class LevelConfig:
+    """`blocks` transformer blocks on a map of resolution x resolution tokens of `channels`.
+
+    Raises ValueError, naming the rule and the level, for values that make no level.
+    """
+
+    resolution: int
+    channels: int
+    heads: int
+    attention: AttentionKind
+    blocks: int = 2
+
+    def __post_init__(self) -> None:
+        level = f"at level {self.resolution}x{self.resolution}"
+        for name in ("resolution", "channels", "heads", "blocks"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)} {level}")
+        if self.channels % self.heads:
+            raise ValueError(
+                f"heads must divide the channels: {self.heads} against {self.channels} {level}"
+            )
+        check_attention(self.attention, heads=self.heads, resolution=self.resolution)
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """The generator's levels, from 4x4 up to the image's side, and its settings.
+
+    `mlp_ratio` is the MLP's hidden width over the channels. `qk_scale` multiplies the attention
+    logits, `head_dim ** -0.5` where None. `pixel_space` is what the images' values mean.
+    `attention_backend` is a row of `ops.neighborhood.BACKENDS`, or `auto`. With
+    `activation_checkpointing`, training keeps each block's input only, and runs the block twice.
+    Raises ValueError, naming the rule, for values that make no network.
+    """
+
+    levels: tuple[LevelConfig, ...]
+    z_dim: int = 512
+    style_dim: int = 512
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    qk_scale: float | None = None
+    pixel_space: PixelSpace = IMAGENET
+    attention_backend: str = "auto"
+    activation_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("z_dim", "style_dim", "mapping_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
+        for name in ("mapping_lr_multiplier", "mlp_ratio", "qk_scale"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive: {value}")
+        if self.attention_backend not in backend_names():
+            raise ValueError(
+                f"unknown attention backend '{self.attention_backend}'; "
+                f"choose one of {', '.join(backend_names())}"
+            )
+        self._check_levels()
+
+    def _check_levels(self) -> None:
+        if not self.levels:
+            raise ValueError("a generator must have at least 1 level: levels is empty")
+        sides = [level.resolution for level in self.levels]
+        if sides[0] != 4:
+            raise ValueError(f"the first generator level must be 4x4: {sides[0]}x{sides[0]}")
+        for side, next_side in pairwise(sides):
+            if next_side != 2 * side:
+                raise ValueError(
+                    f"each generator level must double the one before: {next_side} after {side}"
+                )
+        for level in self.levels:
+            if int(level.channels * self.mlp_ratio) < 1:
+                raise ValueError(
+                    "mlp_ratio must leave the MLP a hidden channel: "
+                    f"{self.mlp_ratio} of {level.channels} channels "
+                    f"at level {level.resolution}x{level.resolution}"
+                )
+        for level in self.levels[1:]:
+            if level.channels < 8 or level.channels % 4:
+                raise ValueError(
+                    "channels must be a multiple of 4 from 8 up, for the sinusoidal embedding: "
+                    f"{level.channels} at level {level.resolution}x{level.resolution}"
+                )
+
+    @property
+    def resolution(self) -> int:
+        """The image's side, in pixels."""
+        return self.levels[-1].resolution
+
+    @property
+    def num_ws(self) -> int:
+        """How many w the synthesis network takes: one a block."""
+        return sum(level.blocks for level in self.levels)
+
+
+class Generator(nn.Module):
+    """Latents z [B, z_dim], standard normal -> images [B, 3, R, R] in `config.pixel_space`.
+
+    `w_avg` [S] is the mean of w, known where `w_avg_samples` (how many w it was taken from) is not
+    0; truncation needs it.
+    """
+
+    w_avg: Tensor
+    w_avg_samples: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mapping_network = MappingNetwork(config)
+        self.const = nn.Parameter(torch.randn(4, 4, config.levels[0].channels))
+        above = [level.channels for level in config.levels[1:]]
+        self.levels = nn.ModuleList(
+            Level(config, level, out_channels)
+            for level, out_channels in zip(config.levels, [*above, None], strict=True)
+        )
+        self.register_buffer("w_avg", torch.zeros(config.style_dim))
+        self.register_buffer("w_avg_samples", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def z_dim(self) -> int:
+        return self.config.z_dim
+
+    @property
+    def num_ws(self) -> int:
+        return self.config.num_ws
+
+    @property
+    def resolution(self) -> int:
+        return self.config.resolution
+
+    def forward(
+        self, z: Tensor, *, truncation_psi: float = 1.0, truncation_cutoff: int | None = None
+    ) -> Tensor:
+        """Images [B, 3, R, R] of latents [B, z_dim], one w for all blocks.
+
+        The first `truncation_cutoff` ws (all where None) become `w_avg + psi * (w - w_avg)`
+        (StyleGAN, arXiv 1812.04948, appendix B). Where w_avg is unknown it is estimated in every
+        such call; `store_w_avg` does that once. Raises ValueError for another shape of z, a psi
+        that is not finite, or a cutoff outside 0..num_ws.
+        """
+        if not math.isfinite(truncation_psi):
+            raise ValueError(f"truncation_psi must be finite: {truncation_psi}")
+        cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
+        if not 0 <= cutoff <= self.num_ws:
+            raise ValueError(
+                f"truncation_cutoff must be between 0 and num_ws, {self.num_ws}: {cutoff}"
+            )
+        w_BS = self.mapping(z)
+        ws_BLS = w_BS[:, None].expand(-1, self.num_ws, -1)
+        if truncation_psi != 1 and cutoff > 0:
+            w_avg_S = self._known_or_estimated_w_avg().to(w_BS.dtype)
+            truncated_BS = w_avg_S + truncation_psi * (w_BS - w_avg_S)
+            truncated_BLS = truncated_BS[:, None].expand(-1, cutoff, -1)
+            ws_BLS = torch.cat([truncated_BLS, ws_BLS[:, cutoff:]], dim=1)
+        return self.synthesis(ws_BLS)
+
+    def mapping(self, z: Tensor) -> Tensor:
+        """w [B, S] of latents [B, z_dim]. Raises ValueError for another shape."""
+        if z.ndim != 2 or z.shape[1] != self.z_dim:
+            raise ValueError(f"z must be [B, z_dim] = [B, {self.z_dim}]: {tuple(z.shape)}")
+        return self.mapping_network(z)
+
+    def synthesis(self, ws_BLS: Tensor) -> Tensor:
+        """Images [B, 3, R, R] of one w a block: ws [B, num_ws, S], level by level from 4x4.
+
+        Images are float32 at least, under autocast as well. Raises ValueError for another shape.
+        """
+        style_dim = self.config.style_dim
+        if ws_BLS.ndim != 3 or ws_BLS.shape[1:] != (self.num_ws, style_dim):
+            raise ValueError(
+                f"ws must be [B, num_ws, style_dim] = [B, {self.num_ws}, {style_dim}]: "
+                f"{tuple(ws_BLS.shape)}"
+            )
+        x_BHWC = self.const.expand(len(ws_BLS), -1, -1, -1)
+        image_B3HW = None
+        blocks = [level.blocks for level in self.config.levels]
+        for level, level_ws_BLS in zip(self.levels, ws_BLS.split(blocks, dim=1), strict=True):
+            x_BHWC, image_B3HW = level(x_BHWC, level_ws_BLS, image_B3HW)
+        assert image_B3HW is not None
+        return image_B3HW
+
+    @torch.no_grad()
+    def track_w_avg(self, w_BS: Tensor, *, decay: float) -> None:
+        """Fold a batch of w [B, S] into w_avg: `decay * w_avg + (1 - decay) * mean(w)`.
+
+        While few w are known their plain mean moves faster than that, and w_avg is the plain mean.
+        Raises ValueError for another shape, or a decay outside 0..1.
+        """
+        if w_BS.ndim != 2 or w_BS.shape[1:] != self.w_avg.shape:
+            raise ValueError(
+                f"w must be [B, style_dim] = [B, {len(self.w_avg)}]: {tuple(w_BS.shape)}"
+            )
+        if not 0 <= decay <= 1:
+            raise ValueError(f"the decay of w_avg must be between 0 and 1: {decay}")
+        self.w_avg_samples += len(w_BS)
+        share = (len(w_BS) / self.w_avg_samples).clamp(min=1 - decay).to(self.w_avg.dtype)
+        self.w_avg.lerp_(w_BS.to(self.w_avg.dtype).mean(dim=0), share)
+
+    @torch.no_grad()
+    def estimate_w_avg(self) -> Tensor:
+        """The mean w [S] of 10,000 latents: the same ones in every call and on every device."""
+        z = torch.randn(
+            W_AVG_LATENTS,
+            self.z_dim,
+            generator=torch.Generator().manual_seed(0),
+            dtype=torch.float32,
+            device="cpu",
+        )
+        return self.mapping(z.to(self.const)).mean(dim=0)
+
+    @torch.no_grad()
+    def store_w_avg(self) -> None:
+        """Set w_avg to the estimate, so that truncation need not repeat it."""
+        self.w_avg.copy_(self.estimate_w_avg())
+        self.w_avg_samples.fill_(W_AVG_LATENTS)
+
+    def _known_or_estimated_w_avg(self) -> Tensor:
+        # A meta tensor has no value to ask for.
+        is_known = not self.w_avg_samples.is_meta and int(self.w_avg_samples) > 0
+        return self.w_avg if is_known else self.estimate_w_avg()
+
+    def to_uint8(self, image_B3HW: Tensor) -> Tensor:
+        """The generator's images [B, 3, H, W] -> uint8 pixels [B, H, W, 3]."""
+        return pixels.to_uint8(image_B3HW, self.config.pixel_space)
+
+    def from_uint8(self, pixels_BHW3: Tensor) -> Tensor:
+        """uint8 pixels [B, H, W, 3] -> float32 images [B, 3, H, W], as the generator makes them."""
+        return pixels.from_uint8(pixels_BHW3, self.config.pixel_space)
+
+    def extra_repr(self) -> str:
+        return f"resolution={self.resolution}, num_ws={self.num_ws}"
+
+
+class MappingNetwork(nn.Module):
+    """Pixel norm, then equalised linear layers with leaky ReLU: z [B, z_dim] -> w [B, S].
+
+    Works in the precision of its parameters, under autocast as well: it is small, and every block
+    depends on it.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        widths = [config.z_dim] + [config.style_dim] * config.mapping_layers
+        self.layers = nn.ModuleList(
+            EqualizedLinear(
+                in_features,
+                out_features,
+                lr_multiplier=config.mapping_lr_multiplier,
+                activation=True,
+            )
+            for in_features, out_features in pairwise(widths)
+        )
+
+    def forward(self, z: Tensor) -> Tensor:
+        with without_autocast(z.device):
+            w = pixel_norm(z)
+            for layer in self.layers:
+                w = layer(w)
+        return w
+
+
+class Level(nn.Module):
+    """The blocks of one resolution, the step up to the next, and the RGB output after it.
+
+    x [B, R, R, C], ws [B, L, S], the image so far [B, 3, R, R] (None at 4x4) -> x [B, 2R, 2R, C']
+    and image [B, 3, 2R, 2R]. The last level (`out_channels` None) stays at R.
+    """
+
+    def __init__(
+        self, config: GeneratorConfig, level: LevelConfig, out_channels: int | None
+    ) -> None:
+        super().__init__()
+        self.checkpointing = config.activation_checkpointing
+        self.blocks = nn.ModuleList(Block(config, level) for _ in range(level.blocks))
+        self.upsample = None if out_channels is None else Upsample(level.channels, out_channels)
+        self.to_rgb = ToRGB(level.channels if out_channels is None else out_channels)
+
+    def forward(
+        self, x_BHWC: Tensor, ws_BLS: Tensor, image_B3HW: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        for block, w_BS in zip(self.blocks, ws_BLS.unbind(1), strict=True):
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                x_BHWC = checkpoint(
+                    block, x_BHWC, w_BS, use_reentrant=False, preserve_rng_state=False
+                )
+            else:
+                x_BHWC = block(x_BHWC, w_BS)
+        if self.upsample is not None:
+            x_BHWC = self.upsample(x_BHWC)
+            image_B3HW = None if image_B3HW is None else upsample2d(image_B3HW)
+        rgb_B3HW = self.to_rgb(x_BHWC)
+        return x_BHWC, rgb_B3HW if image_B3HW is None else image_B3HW + rgb_B3HW
+
+
+class Block(nn.Module):
+    """AdaIN, attention, add; AdaIN, MLP, add: x [B, R, R, C], w [B, S] -> [B, R, R, C]."""
+
+    def __init__(self, config: GeneratorConfig, level: LevelConfig) -> None:
+        super().__init__()
+        self.norm1 = AdaptiveInstanceNorm(level.channels, config.style_dim)
+        self.attention = build_attention(
+            level.attention,
+            channels=level.channels,
+            heads=level.heads,
+            resolution=level.resolution,
+            qkv_bias=config.qkv_bias,
+            qk_scale=config.qk_scale,
+            backend=config.attention_backend,
+        )
+        self.norm2 = AdaptiveInstanceNorm(level.channels, config.style_dim)
+        self.mlp = MLP(level.channels, int(level.channels * config.mlp_ratio))
+
+    def forward(self, x_BHWC: Tensor, w_BS: Tensor) -> Tensor:
+        x_BHWC = x_BHWC + self.attention(self.norm1(x_BHWC, w_BS))
+        return x_BHWC + self.mlp(self.norm2(x_BHWC, w_BS))
