@@ -10,11 +10,11 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 from ops.bias_act import bias_act
 from ops.resample import blur2d, downsample2d, haar
 from stylenat.models.layers import EqualizedConv2d, EqualizedLinear
+from stylenat.models.spectral_norm import spectral_norm
 
 WAVELET_CHANNELS = 4 * 3  # ll, lh, hl, hh of red, green and blue
 
