@@ -1,0 +1,124 @@
+"""YAML files and overrides as plain data. What a value means, the config dataclasses say."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from stylenat.config.files import replacing
+from stylenat.config.plain import all_keys, first_entries, join, unknown_key
+from stylenat.config.words import shown
+
+MAX_CHARACTERS = 100_000
+OVERRIDE_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[\d+\])*")
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """The keys and values of a YAML file, plain. Raises OSError, and ValueError for other text."""
+    with path.open(encoding="utf-8") as file:
+        try:
+            text = file.read(MAX_CHARACTERS + 1)
+        except UnicodeDecodeError as error:
+            raise ValueError("not YAML: the file is not UTF-8 text") from error
+    if len(text) > MAX_CHARACTERS:
+        raise ValueError(f"not a configuration: over {MAX_CHARACTERS:,} characters")
+    data = _parse_yaml(text)
+    if data is None:
+        raise ValueError("the file is empty")
+    if not isinstance(data, dict):
+        raise ValueError(f"the file must hold keys and values, not {type(data).__name__}")
+    return data
+
+
+def _parse_yaml(text: str) -> Any:
+    """Plain data. OmegaConf's reader knows 1e-3 for a number and refuses duplicate keys."""
+    try:
+        # An alias can stand for a large value, and aliases of aliases for one past any memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+            raise ValueError("YAML aliases (*name) are not supported: write the value out")
+        parsed = OmegaConf.from_dotlist([f"value={text}"])
+        return OmegaConf.to_container(parsed, resolve=False)["value"]  # type: ignore[call-overload,index]
+    except RecursionError as error:
+        raise ValueError("not a configuration: nested too deeply") from error
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"not YAML that can be used here: {_problem(error)}") from error
+
+
+def _problem(error: Exception) -> str:
+    """What a YAML reader found, on one line."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
+        return f"{error.problem}, line {error.problem_mark.line + 1}"
+    return str(error).splitlines()[0]
+
+
+def apply_override(data: Any, override: str, kind: Any) -> None:
+    """Set one value in plain data for the dataclass `kind`: `a.b[2].c=VALUE`, VALUE in YAML.
+
+    Raises ValueError, naming the key, where it is not one of `kind`, or the data do not reach it.
+    """
+    key, equals, text = override.partition("=")
+    if not equals or not OVERRIDE_KEY.fullmatch(key):
+        raise ValueError(
+            f"an override must read KEY=VALUE, such as model.generator.style_dim=256: {override!r}"
+        )
+    if first_entries(key) not in all_keys(kind):
+        raise ValueError(unknown_key(key, kind))
+    try:
+        value = _parse_yaml(text)
+        _set(data, key, value)
+    except ValueError as error:
+        raise ValueError(f"override of {key}: {error}") from error
+
+
+def _set(data: Any, key: str, value: object) -> None:
+    steps: list[Any] = [
+        int(index) if index else name for name, index in re.findall(r"(\w+)|\[(\d+)\]", key)
+    ]
+    done = ""
+    for step, next_step in zip(steps, [*steps[1:], None], strict=True):
+        is_index = isinstance(step, int)
+        if not isinstance(data, list if is_index else dict):
+            raise ValueError(f"{done} is no {'list' if is_index else 'section'}: {shown(data)}")
+        if is_index and step >= len(data):
+            raise ValueError(f"{done} has {len(data)} entries, from [0] on")
+        if next_step is None:
+            data[step] = value
+        elif isinstance(data, dict) and data.get(step) is None:
+            data[step] = {}
+        data, done = data[step], f"{done}[{step}]" if is_index else join(done, step)
+
+
+def refuse_interpolations(data: object, key: str = "") -> None:
+    """`${...}` could read the environment; nothing here stands for anything but itself."""
+    if isinstance(data, dict):
+        for name, value in data.items():
+            refuse_interpolations(value, join(key, str(name)))
+    elif isinstance(data, list):
+        for index, value in enumerate(data):
+            refuse_interpolations(value, f"{key}[{index}]")
+    elif isinstance(data, str) and "${" in data:
+        raise ValueError(f"{key}: interpolations are not supported: {shown(data)}")
+
+
+def write_yaml(data: dict[str, Any], path: str | Path) -> None:
+    """Write plain data so that `read_yaml` gives them back; the file is replaced atomically."""
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every string but plain words, which no YAML reader takes for anything else."""
+
+
+def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if text.isascii() and text.isidentifier() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _quoted)

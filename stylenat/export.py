@@ -1,0 +1,144 @@
+"""Models as safetensors files, each with the configuration that builds it.
+
+The file's metadata: `stylenat_format` (this layout's version), `kind` (generator or discriminator),
+`config` (JSON, as `to_dict` gives it), `stylenat_version` (what wrote it, for people).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from stylenat import __version__
+from stylenat.config import from_dict, replacing, to_dict
+from stylenat.config.words import listed
+from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
+from stylenat.models.generator import Generator, GeneratorConfig
+
+FORMAT = 1
+KINDS: dict[str, tuple[Any, Any]] = {
+    "generator": (Generator, GeneratorConfig),
+    "discriminator": (Discriminator, DiscriminatorConfig),
+}
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def save_generator(generator: Generator, path: str | Path) -> None:
+    """Write a generator, w_avg included, in the dtype that it has; `path` is replaced atomically.
+
+    Raises OSError where the file cannot be written.
+    """
+    _save("generator", generator, path)
+
+
+def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
+    """The generator that `save_generator` wrote, in eval mode, in the dtype that the file holds.
+
+    Raises OSError for a file that cannot be read, and ValueError, one sentence that names it, for
+    one that is damaged, that is no StyleNAT generator, or whose tensors are not its network's.
+    """
+    generator: Generator = _load("generator", path, device)
+    return generator
+
+
+def save_discriminator(discriminator: Discriminator, path: str | Path) -> None:
+    """Write a discriminator, spectral-norm vectors included; as `save_generator`."""
+    _save("discriminator", discriminator, path)
+
+
+def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> Discriminator:
+    """The discriminator that `save_discriminator` wrote, in eval mode; as `load_generator`."""
+    discriminator: Discriminator = _load("discriminator", path, device)
+    return discriminator
+
+
+def _save(kind: str, network: Generator | Discriminator, path: str | Path) -> None:
+    tensors = {name: x.detach().cpu().contiguous() for name, x in network.state_dict().items()}
+    metadata = {
+        "stylenat_format": str(FORMAT),
+        "stylenat_version": __version__,
+        "kind": kind,
+        "config": json.dumps(to_dict(network.config)),
+    }
+    with replacing(path) as temporary:
+        temporary.write_bytes(safetensors_bytes(tensors, metadata))
+
+
+def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
+    try:
+        # safetensors names neither a missing file nor a folder well.
+        with Path(path).open("rb"), safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            config = _config(kind, file.metadata() or {}, len(names))
+            # safetensors maps the file; the network's memory is its own.
+            tensors = {name: file.get_tensor(name).clone() for name in names}
+        return _build(kind, config, tensors).to(device).eval()
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _config(kind: str, metadata: Mapping[str, str], tensor_count: int) -> Any:
+    """The configuration in a file's metadata, checked before anything is built from it."""
+    if "stylenat_format" not in metadata:
+        raise ValueError("not a StyleNAT model: the metadata has no stylenat_format")
+    if metadata["stylenat_format"] != str(FORMAT):
+        raise ValueError(
+            f"the file has format {metadata['stylenat_format']}, and this StyleNAT, {__version__}, "
+            f"reads {FORMAT}: update StyleNAT"
+        )
+    if metadata.get("kind") != kind:
+        raise ValueError(f"the file holds a {metadata.get('kind')}, not a {kind}")
+    try:
+        data = json.loads(metadata.get("config", ""))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"the config in its metadata is not JSON: {error}") from error
+    _, config_class = KINDS[kind]
+    config = from_dict(config_class, data, kind)
+    # Building a million layers takes long; each must have a tensor at least.
+    is_generator = isinstance(config, GeneratorConfig)
+    layers = config.mapping_layers + config.num_ws if is_generator else len(config.levels)
+    if layers > tensor_count:
+        raise ValueError(f"its config has {layers} layers, but it holds {tensor_count} tensors")
+    return config
+
+
+def _build(kind: str, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network around these tensors, which must be its own to the last one."""
+    network_class, _ = KINDS[kind]
+    try:
+        with torch.device("meta"):
+            network: nn.Module = network_class(config)
+    except RuntimeError as error:
+        raise ValueError(f"its config makes no network: {str(error).splitlines()[0]}") from error
+    expected = network.state_dict()
+    faults = {
+        "missing": [name for name in expected if name not in tensors],
+        "left over": [name for name in tensors if name not in expected],
+        "of another shape or type": [
+            f"{name} {list(x.shape)} {x.dtype} instead of {list(expected[name].shape)}"
+            for name, x in tensors.items()
+            if name in expected and not _fits(x, expected[name])
+        ],
+    }
+    found = [f"{len(names)} {what} ({listed(names)})" for what, names in faults.items() if names]
+    if found:
+        raise ValueError(f"its tensors are not its network's: {'; '.join(found)}")
+    network.load_state_dict(tensors, assign=True)
+    return network
+
+
+def _fits(tensor: Tensor, expected: Tensor) -> bool:
+    """The same shape, and the same dtype unless both are floating: a model may be bfloat16."""
+    same_dtype = tensor.dtype == expected.dtype or (
+        tensor.dtype in FLOATING and expected.is_floating_point()
+    )
+    return tensor.shape == expected.shape and same_dtype
