@@ -1,0 +1,10 @@
+"""Published checkpoints (StyleNAT's two formats, StyleSwin's) -> native networks.
+
+`archive` reads a file without running anything in it, `architecture` works out what network it
+holds, `tensors` says which official tensors make which native ones, `convert` does it all.
+"""
+
+from stylenat.legacy.archive import OfficialCheckpoint, read_official
+from stylenat.legacy.convert import NETWORKS, convert_checkpoint
+
+__all__ = ["NETWORKS", "OfficialCheckpoint", "convert_checkpoint", "read_official"]

@@ -1,0 +1,143 @@
+"""A published checkpoint -> a native network, every tensor accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stylenat.config import RunConfig
+from stylenat.config.words import listed
+from stylenat.legacy.architecture import discriminator_config, generator_config
+from stylenat.legacy.archive import read_official
+from stylenat.legacy.tensors import (
+    NATIVE_ONLY,
+    Source,
+    is_constant,
+    is_expected,
+    official_sources,
+)
+from stylenat.models.discriminator import Discriminator
+from stylenat.models.generator import Generator
+
+NETWORKS = ("g_ema", "g", "d")
+
+
+def convert_checkpoint(
+    path: str | Path, *, which: str = "g_ema", config: RunConfig | None = None
+) -> Generator | Discriminator:
+    """The network `which` (g_ema, g or d) of a published checkpoint, float32, in eval mode.
+
+    The architecture comes from the checkpoint's own args, field by field; from `config` where they
+    are silent, cut to the checkpoint's size where it is larger; else from the shapes, which do not
+    tell dilations. Weights in another floating type become float32. Truncation's `w_avg` is left
+    unknown: no published file has it.
+
+    Raises OSError for a file that cannot be read, and ValueError, one sentence that names the file,
+    where it is refused (see `read_official`), lacks the network or its architecture, or where a
+    tensor is missing, left over, of another shape or type, not finite, or a filter unlike ours.
+    """
+    if which not in NETWORKS:
+        raise ValueError(f"which must be one of {', '.join(NETWORKS)}: {which}")
+    checkpoint = read_official(path)
+    if which not in checkpoint.state_dicts:
+        held = ", ".join(checkpoint.state_dicts)
+        raise ValueError(f"{path} holds no {which}: only {held}")
+    try:
+        official = _without_prefix(checkpoint.state_dicts[which])
+        network = _empty_network(which, checkpoint.args, official, config)
+        sources = official_sources(network, official)
+        _check(official, sources, network)
+        return _fill(network, official, sources)
+    except ValueError as error:
+        raise ValueError(f"{path}, {which}: {error}") from error
+
+
+def _without_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Without the `module.` that DistributedDataParallel puts before every name."""
+    if all(name.startswith("module.") for name in state_dict):
+        return {name.removeprefix("module."): value for name, value in state_dict.items()}
+    return state_dict
+
+
+def _empty_network(
+    which: str, args: Mapping[str, Any], official: Mapping[str, Any], config: RunConfig | None
+) -> Generator | Discriminator:
+    """The network that the file should hold, on the meta device."""
+    shapes = {name: tuple(x.shape) for name, x in official.items() if isinstance(x, Tensor)}
+    model = None if config is None else config.model
+    try:
+        if which == "d":
+            found_d = discriminator_config(
+                args, shapes, None if model is None else model.discriminator
+            )
+            with torch.device("meta"):
+                return Discriminator(found_d)
+        found_g = generator_config(args, shapes, None if model is None else model.generator)
+        with torch.device("meta"):
+            return Generator(found_g)
+    except RuntimeError as error:  # more elements than an integer counts
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"its tensors do not make a network: {reason}") from error
+
+
+def _check(
+    official: Mapping[str, Any], sources: Mapping[str, Source], network: Generator | Discriminator
+) -> None:
+    """Raises ValueError, naming names, unless the tensors are the network's to the last one."""
+    expected = {name: shape for s in sources.values() for name, shape in s.shapes.items()}
+    held = {name: x for name, x in official.items() if name in expected or is_constant(name)}
+    plain = {name: x for name, x in held.items() if _is_plain(x)}
+    weights = {name: x for name, x in plain.items() if name in expected}
+    faults = {
+        "missing": [name for name in expected if name not in official],
+        "left over": [name for name in official if name not in held],
+        "no plain tensor": [name for name in held if name not in plain],
+        "of another shape": [
+            f"{name} {list(x.shape)} instead of {list(expected[name])}"
+            for name, x in weights.items()
+            if x.shape != expected[name]
+        ],
+        "not floating point": [
+            f"{name} {x.dtype}" for name, x in weights.items() if not x.is_floating_point()
+        ],
+    }
+    # Only now are all tensors as large as the network wants them, and worth reading.
+    if not any(faults.values()):
+        faults["not finite"] = [name for name, x in weights.items() if not x.isfinite().all()]
+        faults["unlike the published filter"] = [
+            name for name, x in plain.items() if is_constant(name) and not is_expected(name, x)
+        ]
+    found = [f"{len(names)} {what} ({listed(names)})" for what, names in faults.items() if names]
+    if found:
+        size = f"{network.config.resolution}x{network.config.resolution}"
+        raise ValueError(f"its tensors do not make the network, {size}: {'; '.join(found)}")
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value is a tensor whose every element is in the file: dense, no view of fewer."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    )
+
+
+def _fill(
+    network: Generator | Discriminator, official: Mapping[str, Any], sources: Mapping[str, Source]
+) -> Generator | Discriminator:
+    """The network with its tensors in memory of their own, apart from the file."""
+    state = {}
+    for name, source in sources.items():
+        made = source.make(*(official[part].detach().float() for part in source.shapes))
+        state[name] = made.clone(memory_format=torch.contiguous_format)
+    for name, buffer in network.named_buffers():
+        if name in NATIVE_ONLY:
+            state[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)  # w_avg: unknown
+    network.load_state_dict(state, assign=True)
+    return network.eval()
