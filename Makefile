@@ -10,8 +10,8 @@ test:
 	scripts/test.sh
 
 bench: setup ## the speed tables
-	$(ENV)/bin/stylenat bench op
-	$(ENV)/bin/stylenat bench generator
+	$(ENV)/bin/stylenat bench op --outdir results/benchmarks
+	$(ENV)/bin/stylenat bench generator --outdir results/benchmarks
 
 format: setup
 	$(ENV)/bin/python -m ruff check --fix .

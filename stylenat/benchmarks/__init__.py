@@ -1,0 +1,1 @@
+"""Speed tables: what `stylenat bench` measures, prints and writes."""
