@@ -26,7 +26,6 @@ LAYERS = (
         "stylenat.legacy",
         "stylenat.benchmarks",
     ),
-    ("stylenat.legacy_discriminator",),
     ("stylenat",),  # stylenat/__init__.py alone: the names that a user imports
     ("stylenat.export",),
     ("stylenat.config",),
