@@ -111,7 +111,9 @@ OUTDIR = click.option(
 def bench_op(repeats: int, outdir: Path | None) -> None:
     """The attention operation: every backend at the shapes of FFHQ, and FlexAttention."""
     from stylenat.benchmarks import op
+    from stylenat.memory import keep_freed_memory
 
+    keep_freed_memory()
     _finish(op.bench_op(repeats=repeats), outdir)
 
 
@@ -130,11 +132,14 @@ def bench_op(repeats: int, outdir: Path | None) -> None:
 def bench_generator(config_path: Path, repeats: int, outdir: Path | None) -> None:
     """One image through a generator with fresh weights, and through it without attention."""
     from stylenat.benchmarks import generator
+    from stylenat.memory import keep_freed_memory
 
+    keep_freed_memory()
     _finish(generator.bench_generator(config_path, repeats=repeats), outdir)
 
 
 def _finish(report: Report, outdir: Path | None) -> None:
+    """Print a report, and write it where it was asked for."""
     report.show()
     if outdir is not None:
         click.echo(f"Written to {report.write(outdir)}")

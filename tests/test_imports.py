@@ -30,6 +30,7 @@ LAYERS = (
     ("stylenat.export",),
     ("stylenat.config",),
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.distributed"),
+    ("stylenat.memory",),
     ("ops",),
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}

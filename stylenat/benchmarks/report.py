@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 import stylenat
+from stylenat.memory import is_memory_kept
 
 WARM_UPS = 2
 
@@ -127,6 +128,7 @@ def environment() -> dict[str, Any]:
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "freed_memory_is_kept": is_memory_kept(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "stylenat": stylenat.__version__,

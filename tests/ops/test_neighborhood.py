@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -108,3 +110,9 @@ def test_the_reference_takes_every_problem_so_that_auto_always_ends():
     assert BACKENDS[-1].name == "reference"
     assert backend_names()[0] == "auto"
     assert len(set(backend_names())) == len(BACKENDS) + 1
+
+
+def test_the_documented_table_is_the_table():
+    documented = (Path(__file__).parents[2] / "docs" / "attention.md").read_text()
+    for backend in BACKENDS:
+        assert f"| `{backend.name}` | {backend.summary} |" in documented

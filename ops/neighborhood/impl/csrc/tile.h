@@ -103,9 +103,9 @@ class Tile {
 
   // Output of query rows [row, row + rows), to be multiplied by `factor`.
   void forward(int row, int rows) const {
-    std::memset(sums, 0, sizeof(float) * strips_.size() * block_);
     for (size_t s = 0; s < strips_.size(); ++s) {
       const Strip& strip = strips_[s];
+      std::memset(sums + s * block_, 0, sizeof(float) * block_);
       dots(strip, row, rows, query + s * block_, key, scores_, true);
       for (int r = 0; r < rows; ++r) set_factor(s, r, 1.f / exponentials(strip, r));
       weighted_sums(strip, row, rows, scores_, value, sums + s * block_);
@@ -114,9 +114,9 @@ class Tile {
 
   // Gradient of the queries, to be multiplied by `factor`; adds to those of keys, values and bias.
   void backward(int row, int rows) const {
-    std::memset(sums, 0, sizeof(float) * strips_.size() * block_);
     for (size_t s = 0; s < strips_.size(); ++s) {
       const Strip& strip = strips_[s];
+      std::memset(sums + s * block_, 0, sizeof(float) * block_);
       const float *q = query + s * block_, *dout = out_grad + s * block_;
       dots(strip, row, rows, q, key, scores_, true);
       dots(strip, row, rows, dout, value, score_grads_, false);
