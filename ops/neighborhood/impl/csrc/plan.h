@@ -43,9 +43,14 @@ struct Task {
   std::vector<Lane> lanes;  // shift: the one sub-map
 };
 
-// Columns of a tile, in units of `step`: the least halo whose key rows fit the cache.
-inline int choose_columns(int columns, int step, int k, i64 pixel_bytes) {
-  const int least = std::min(columns, (2 * k - 1) / step + 1);
+// Into how many equal tiles to cut `size`: of about `wanted`, and none smaller than `least`. Tiles of
+// at least a window keep every second one clear of the keys of the other.
+inline int count_tiles(int size, int wanted, int least) {
+  return std::max(1, std::min((size + wanted - 1) / wanted, size / least));
+}
+
+// Columns of a tile, in units of `step`: the most whose key rows fit the cache.
+inline int choose_columns(int columns, int least, int step, int k, i64 pixel_bytes) {
   int best = least;
   for (int n = least; n <= columns; ++n) {
     const i64 packed = (i64(n) * step + k - 1 + step - 1) / step * step;
@@ -57,9 +62,10 @@ inline int choose_columns(int columns, int step, int k, i64 pixel_bytes) {
 
 inline void add_tiles(std::vector<Task>& tasks, Task task, int band, i64 pixel_bytes) {
   const int step = task.shift ? LANES : 1, k = task.group->k;
-  const int columns = (task.Lx + step - 1) / step;
-  const int tiles_x = std::max(1, columns / choose_columns(columns, step, k, pixel_bytes));
-  const int tiles_y = std::max(1, task.Ly / std::max(band, k));
+  const int columns = (task.Lx + step - 1) / step, least = (2 * k - 1) / step + 1;
+  const int wanted = choose_columns(columns, least, step, k, pixel_bytes);
+  const int tiles_x = count_tiles(columns, wanted, least);
+  const int tiles_y = count_tiles(task.Ly, band, k);
   for (int y = 0; y < tiles_y; ++y)
     for (int x = 0; x < tiles_x; ++x) {
       task.row0 = int(i64(task.Ly) * y / tiles_y);

@@ -60,7 +60,7 @@ class Sweep {
       pack_keys(k, v, row + rows);
       pack_queries(q, row, rows, scale_, &Tile::query);
       for (const Tile& tile : tiles_) tile.forward(row, rows);
-      unpack_sums(out, row, rows);
+      unpack_queries(out, row, rows);
     });
   }
 
@@ -74,7 +74,7 @@ class Sweep {
       pack_queries(q, row, rows, scale_, &Tile::query);
       pack_queries(dout, row, rows, 1.f, &Tile::out_grad);
       for (const Tile& tile : tiles_) tile.backward(row, rows);
-      unpack_sums(dq, row, rows);
+      unpack_queries(dq, row, rows);
       const bool last = row + rows == tiles_[0].task().row1;
       const int complete = last ? packed_ : tiles_[0].key_begin(row + rows);
       for (; added_ < complete; ++added_) {
@@ -167,12 +167,12 @@ class Sweep {
       });
   }
 
-  void unpack_sums(const Views<T>& views, int row, int rows) {
+  void unpack_queries(const Views<T>& views, int row, int rows) {
     const Task& task = tiles_[0].task();
     for (int r = 0; r < rows; ++r)
       each_vector<true>(views, row + r, task.col0, tiles_[0].strips(), task.Lx,
                         [&](Tile& t, int s, T** pixel) {
-        const float* at = t.sums + s * t.block() + i64(r) * D_ * LANES;
+        const float* at = t.query + s * t.block() + i64(r) * D_ * LANES;
         unpack<false>(at, LANES, D_, t.factor(s, r), pixel);
       });
   }

@@ -41,8 +41,8 @@ struct Strip {
   i64 bias_width;
 };
 
-// Keys, values and their gradients are rings of rows: key row y is at y % ring_rows. Queries, sums and
-// output gradients are blocks [strip][ROWS][D][LANES].
+// Keys, values and their gradients are rings of rows: key row y is at y % ring_rows. Queries and output
+// gradients are blocks [strip][ROWS][D][LANES]; the sums that a strip yields take its queries' place.
 class Tile {
  public:
   Tile(const Problem& problem, const Task& task, bool backward)
@@ -61,7 +61,7 @@ class Tile {
   void allocate(Arena& arena) {
     const i64 ring = ring_rows_ * step_row_ + LANES, blocks = i64(strips_.size()) * block_;
     for (float** p : {&key, &value}) *p = arena.take(ring);
-    for (float** p : {&query, &sums}) *p = arena.take(blocks);
+    query = arena.take(blocks);
     factors_ = arena.take(blocks / D_);
     scores_ = arena.take(ROWS * score_row_);
     if (backward_) {
@@ -101,32 +101,32 @@ class Tile {
     });
   }
 
-  // Output of query rows [row, row + rows), to be multiplied by `factor`.
+  // Queries of rows [row, row + rows) become their outputs, to be multiplied by `factor`.
   void forward(int row, int rows) const {
     for (size_t s = 0; s < strips_.size(); ++s) {
       const Strip& strip = strips_[s];
-      std::memset(sums + s * block_, 0, sizeof(float) * block_);
-      dots(strip, row, rows, query + s * block_, key, scores_, true);
+      float* q = query + s * block_;
+      dots(strip, row, rows, q, key, scores_, true);
       for (int r = 0; r < rows; ++r) set_factor(s, r, 1.f / exponentials(strip, r));
-      weighted_sums(strip, row, rows, scores_, value, sums + s * block_);
+      weighted_sums(strip, row, rows, scores_, value, q);
     }
   }
 
-  // Gradient of the queries, to be multiplied by `factor`; adds to those of keys, values and bias.
+  // Queries become their gradients, to be multiplied by `factor`; adds to those of keys, values, bias.
   void backward(int row, int rows) const {
     for (size_t s = 0; s < strips_.size(); ++s) {
       const Strip& strip = strips_[s];
-      std::memset(sums + s * block_, 0, sizeof(float) * block_);
-      const float *q = query + s * block_, *dout = out_grad + s * block_;
+      float* q = query + s * block_;
+      const float* dout = out_grad + s * block_;
       dots(strip, row, rows, q, key, scores_, true);
       dots(strip, row, rows, dout, value, score_grads_, false);
       for (int r = 0; r < rows; ++r) {
         softmax_backward(strip, row + r, r);
         set_factor(s, r, broadcast(problem_.scale));
       }
-      weighted_sums(strip, row, rows, score_grads_, key, sums + s * block_);
       scatters(strip, row, rows, scores_, dout, value_grad);
       scatters(strip, row, rows, score_grads_, q, key_grad);
+      weighted_sums(strip, row, rows, score_grads_, key, q);
     }
   }
 
@@ -167,7 +167,7 @@ class Tile {
   i64 step_row() const { return step_row_; }
   i64 block() const { return block_; }
 
-  float *key, *value, *query, *sums;
+  float *key, *value, *query;
   float *key_grad = nullptr, *value_grad = nullptr, *out_grad = nullptr;
 
  private:
@@ -258,6 +258,7 @@ class Tile {
 
   void weighted_sums(const Strip& strip, int row, int rows, float* weights, const float* packed,
                      float* total) const {
+    std::memset(total, 0, sizeof(float) * rows * D_ * LANES);
     each_key_row(strip, row, rows, weights, [&](int key_row, int first, int count, float** at) {
       with_rows(count, [&](auto R) {
         weighted<R.value>(at, packed + packed_at(key_row, strip.key_col), step_j_, step_d_, D_,
