@@ -142,9 +142,10 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
-    fields = dict(line.split("\t: ", 1) for line in lines if "\t: " in line)
+    pairs = (line.partition(":") for line in lines)
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
     name = fields.get("model name") or platform.machine()
-    return f"{name} (family {fields.get('cpu family')}, model {fields.get('model', '').strip()})"
+    return f"{name} (family {fields.get('cpu family')}, model {fields.get('model')})"
 
 
 def _commit() -> str | None:
