@@ -149,13 +149,19 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with a + where files differ from it; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    """The checkout's commit, with a + where its code differs; None outside a checkout."""
+    root = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
     try:
-        result = subprocess.run(command, capture_output=True, text=True)
+        commit = git("rev-parse", "--short", "HEAD")
+        changed = git("status", "--porcelain", "--", "stylenat", "ops", "configs")
     except OSError:
         return None
-    return result.stdout.strip() or None
+    return f"{commit}{'+' if changed else ''}" if commit else None
 
 
 def _format(value: Any) -> str:
