@@ -62,6 +62,15 @@ def test_the_number_of_threads_changes_no_bit(case):
 
 
 @needs_build
+def test_bfloat16_is_float32_arithmetic_rounded_once_to_nearest():
+    inputs = draw(Case((1, 17, 20), 8, ((2, 5, 1), (2, 3, 4))), torch.bfloat16)
+    narrow, wide = (run(inputs, "cpu", dtype) for dtype in (torch.bfloat16, torch.float32))
+    for name in ("out", "dq", "dk", "dv"):
+        assert torch.equal(narrow[name], wide[name].float().bfloat16().double()), name
+    assert torch.equal(narrow["drpb"], wide["drpb"])
+
+
+@needs_build
 def test_images_of_a_batch_do_not_touch_each_other():
     inputs = draw(Case((3, 20, 17), 8, ((2, 5, 1), (2, 3, 4))), torch.float32)
     together = neighborhood_attention_2d(
