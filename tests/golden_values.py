@@ -17,6 +17,19 @@ from torch import Tensor
 
 FOLDER = Path(__file__).parent / "golden"
 
+# Channels by resolution, with the published multiplier of 2.
+PUBLISHED_CHANNELS = {
+    4: 512,
+    8: 512,
+    16: 512,
+    32: 512,
+    64: 512,
+    128: 256,
+    256: 128,
+    512: 64,
+    1024: 32,
+}
+
 
 def golden_randn(shape: Sequence[int], tag: str, std: float = 1.0) -> Tensor:
     """The float32 tensor that the tag stands for: N(0, std), seeded with the tag's CRC-32."""

@@ -15,24 +15,17 @@ from stylenat.models.discriminator import (
     minibatch_stddev,
 )
 from stylenat.models.layers import EqualizedConv2d, EqualizedLinear, pixel_norm
-from tests.golden_values import golden_arrays, golden_json, golden_randn
+from tests.golden_values import (
+    PUBLISHED_CHANNELS,
+    golden_arrays,
+    golden_json,
+    golden_randn,
+)
 
 # The official logits are float32 numbers near 0.2. Without spectral norm the golden weights let
 # through so little of the image that two images differ by 5e-7 only: a wavelet of the wrong sign
 # would show from 2e-7.
 GOLDEN_TOLERANCES = {"d16": 1e-5, "d32": 1e-5, "d32_nosn": 1e-7}
-
-PUBLISHED_CHANNELS = {
-    4: 512,
-    8: 512,
-    16: 512,
-    32: 512,
-    64: 512,
-    128: 256,
-    256: 128,
-    512: 64,
-    1024: 32,
-}
 
 
 def published_config(resolution: int, *, spectral_norm: bool = True) -> DiscriminatorConfig:

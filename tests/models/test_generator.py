@@ -16,19 +16,12 @@ from stylenat.models.attention import AttentionKind, Windows, deal_heads
 from stylenat.models.generator import Generator, GeneratorConfig, LevelConfig
 from stylenat.models.layers import AdaptiveInstanceNorm, ToRGB, Upsample, sinusoids
 from stylenat.models.pixels import IMAGENET, PixelSpace, from_uint8, to_uint8
-from tests.golden_values import golden_arrays, golden_json, golden_randn
-
-PUBLISHED_CHANNELS = {
-    4: 512,
-    8: 512,
-    16: 512,
-    32: 512,
-    64: 512,
-    128: 256,
-    256: 128,
-    512: 64,
-    1024: 32,
-}
+from tests.golden_values import (
+    PUBLISHED_CHANNELS,
+    golden_arrays,
+    golden_json,
+    golden_randn,
+)
 
 
 def published_config(
