@@ -18,18 +18,16 @@ PACKAGES = ("stylenat", "ops")
 LAYERS = (
     ("stylenat.__main__",),
     ("stylenat.cli",),
-    (
-        "stylenat.training",
-        "stylenat.sampling",
-        "stylenat.metrics",
-        "stylenat.data",
-        "stylenat.legacy",
-        "stylenat.benchmarks",
-    ),
+    ("stylenat.benchmarks",),
+    ("stylenat.training",),
+    ("stylenat.metrics",),
+    ("stylenat.sampling", "stylenat.data"),
+    ("stylenat.legacy",),
     ("stylenat",),  # stylenat/__init__.py alone: the names that a user imports
     ("stylenat.export",),
     ("stylenat.config",),
-    ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.distributed"),
+    ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
+    ("stylenat.distributed",),
     ("stylenat.memory",),
     ("ops",),
 )

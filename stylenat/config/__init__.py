@@ -11,13 +11,25 @@ from pathlib import Path
 
 from stylenat.config.files import replacing
 from stylenat.config.plain import from_dict, to_dict
+from stylenat.config.sections import (
+    METRICS,
+    ConsistencyConfig,
+    DataConfig,
+    MetricsConfig,
+    TrainConfig,
+)
 from stylenat.config.yaml_file import apply_override, read_yaml, refuse_interpolations, write_yaml
 from stylenat.models.discriminator import DiscriminatorConfig
 from stylenat.models.generator import GeneratorConfig
 
 __all__ = [
+    "METRICS",
+    "ConsistencyConfig",
+    "DataConfig",
+    "MetricsConfig",
     "ModelConfig",
     "RunConfig",
+    "TrainConfig",
     "from_dict",
     "load_config",
     "replacing",
@@ -46,6 +58,9 @@ class RunConfig:
     """All that a run depends on; saved in its folder as config.yaml."""
 
     model: ModelConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

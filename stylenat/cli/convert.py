@@ -1,0 +1,58 @@
+"""`stylenat convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("official", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The model's YAML, for what the checkpoint's own args do not hold.",
+)
+@click.option(
+    "--which",
+    type=click.Choice(["g_ema", "g", "d"]),
+    default="g_ema",
+    show_default=True,
+    help="The averaged generator, the trained one, or the discriminator.",
+)
+def convert(
+    official: Path, out: Path, overrides: tuple[str, ...], config_path: Path | None, which: str
+) -> None:
+    """Convert a published checkpoint, StyleNAT's or StyleSwin's OFFICIAL.pt, to OUT.safetensors.
+
+    Nothing in the file is run. KEY=VALUE changes --config: model.generator.qk_scale=0.2
+    """
+    if overrides and config_path is None:
+        raise click.UsageError(f"KEY=VALUE changes --config, and there is none: {overrides[0]}")
+    if out.exists() and official.exists() and out.samefile(official):
+        raise click.UsageError(f"OUT must be another file than OFFICIAL: {out}")
+
+    from stylenat.config import load_config
+    from stylenat.export import save_discriminator, save_generator
+    from stylenat.legacy import convert_checkpoint
+    from stylenat.models import Generator
+
+    config = None if config_path is None else load_config(config_path, overrides)
+    network = convert_checkpoint(official, which=which, config=config)
+    if isinstance(network, Generator):
+        network.store_w_avg()
+        save_generator(network, out)
+        kind, use = "generator", f'generator = stylenat.load_generator("{out}")'
+    else:
+        save_discriminator(network, out)
+        kind, use = "discriminator", f'D = stylenat.load_discriminator("{out}")'
+    side = network.config.resolution
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    megabytes = out.stat().st_size / 1e6
+    click.echo(f"{out}: {kind}, {side}x{side}, {millions:.3f} M parameters, {megabytes:.1f} MB")
+    click.echo(f"Next, in Python: {use}")

@@ -1,0 +1,147 @@
+"""The sections of a run's configuration beside its networks: data, training, metrics.
+
+Schedules count training images (nimg, or kimg where they are long): neither the world size nor the
+batch changes what they mean.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+METRICS = ("fid", "kid", "pr", "swd")
+
+
+def _require(section: Any, rule: str, *names: str, ok: Any) -> None:
+    for name in names:
+        value = getattr(section, name)
+        if value is not None and not (math.isfinite(value) and ok(value)):
+            raise ValueError(f"{name} must be {rule}: {value}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the training images come from.
+
+    `path` is a folder, a zip, an LMDB, a CIFAR archive, or `faces:N` for N drawn faces. Images must
+    have the networks' size; with `resize` (a filter) any image is scaled and cropped to it while it
+    is read. `mirror` flips half of them. `max_images` takes a random subset of that many.
+    `workers` processes read ahead; 0 reads in the training process.
+    """
+
+    path: str | None = None
+    resize: Literal["bilinear", "lanczos", "box"] | None = None
+    mirror: bool = True
+    max_images: int | None = None
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self, "at least 1", "max_images", ok=lambda n: n >= 1)
+        _require(self, "at least 0", "workers", ok=lambda n: n >= 0)
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """Balanced consistency regularisation (bCR, arXiv 2002.04724): weights of the two terms."""
+
+    real_weight: float = 10.0
+    fake_weight: float = 10.0
+
+    def __post_init__(self) -> None:
+        _require(self, "at least 0", "real_weight", "fake_weight", ok=lambda x: x >= 0)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The training recipe; the defaults are the published one of FFHQ-256.
+
+    `batch` counts the images of all ranks; `batch_gpu`, images that a rank sees at once, accumulates
+    gradients where it is smaller than the rank's share. `loss` is `logistic` (non-saturating, as
+    published) or `relativistic` (RpGAN, arXiv 2501.05441). Gradient penalties are taken every
+    `r1_every` steps, weighted by it: R1 on real images, R2 on generated ones. Lazy regularisation's
+    correction of D's rate and betas follows from `r1_every` (StyleGAN2, appendix B); at 1 the
+    penalties join the loss of D's own step. Learning rates fall linearly to 0 from `decay_from_kimg`
+    to `total_kimg`. The average generator forgets half in `ema_halflife_nimg` images, or, with
+    `ema_rampup`, in that share of the images seen so far where it is less.
+    """
+
+    total_kimg: float = 32_000
+    batch: int = 32
+    batch_gpu: int | None = None
+    seed: int = 0
+
+    loss: Literal["logistic", "relativistic"] = "logistic"
+    consistency: ConsistencyConfig | None = ConsistencyConfig()
+    r1_gamma: float = 10.0
+    r2_gamma: float = 0.0
+    r1_every: int = 16
+    grad_clip_d: float | None = 5.0
+
+    lr_g: float = 5e-5
+    lr_d: float = 2e-4
+    beta1: float = 0.0
+    beta2: float = 0.99
+    decay_from_kimg: float | None = 24_800
+    ema_halflife_nimg: float = 10_000
+    ema_rampup: float | None = None
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    tf32: bool = False
+    compile: bool = False
+
+    log_every_nimg: int = 4_000
+    snapshot_every_kimg: float = 200
+    keep_snapshots: int = 5
+    keep_checkpoints: int = 2
+    sample_grid: tuple[int, int] = (8, 8)
+    sample_truncation_psi: float = 1.0
+    wandb: Literal["off", "online", "offline"] = "off"
+    tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        counts = ("batch", "batch_gpu", "r1_every", "log_every_nimg")
+        kept = ("keep_snapshots", "keep_checkpoints")
+        _require(self, "at least 1", *counts, *kept, ok=lambda n: n >= 1)
+        positive = (
+            "total_kimg",
+            "lr_g",
+            "lr_d",
+            "grad_clip_d",
+            "snapshot_every_kimg",
+            "ema_rampup",
+        )
+        _require(self, "positive", *positive, ok=lambda x: x > 0)
+        not_negative = ("r1_gamma", "r2_gamma", "ema_halflife_nimg", "decay_from_kimg", "seed")
+        _require(self, "at least 0", *not_negative, ok=lambda x: x >= 0)
+        _require(self, "at least 0 and below 1", "beta1", "beta2", ok=lambda x: 0 <= x < 1)
+        _require(self, "finite", "sample_truncation_psi", ok=lambda _: True)
+        if min(self.sample_grid) < 1 or math.prod(self.sample_grid) > 10_000:
+            raise ValueError(
+                f"sample_grid must be columns and rows, 1 to 10,000 images: {self.sample_grid}"
+            )
+
+    @property
+    def total_nimg(self) -> int:
+        return round(self.total_kimg * 1000)
+
+
+@dataclass(frozen=True)
+class MetricsConfig:
+    """What is measured during training; the first metric chooses the best snapshot.
+
+    `names` out of fid, kid, pr and swd, `num` generated images, every `every_kimg`, and at the end.
+    """
+
+    names: tuple[str, ...] = ()
+    every_kimg: float = 1000
+    num: int = 50_000
+    mode: Literal["clean", "legacy_pytorch", "legacy_tensorflow"] = "legacy_pytorch"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in METRICS:
+                raise ValueError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
+        _require(self, "positive", "every_kimg", ok=lambda x: x > 0)
+        _require(self, "at least 2", "num", ok=lambda n: n >= 2)
