@@ -56,14 +56,14 @@ class ConsistencyConfig:
 class TrainConfig:
     """The training recipe; the defaults are the published one of FFHQ-256.
 
-    `batch` counts the images of all ranks; `batch_gpu`, images that a rank sees at once, accumulates
-    gradients where it is smaller than the rank's share. `loss` is `logistic` (non-saturating, as
-    published) or `relativistic` (RpGAN, arXiv 2501.05441). Gradient penalties are taken every
-    `r1_every` steps, weighted by it: R1 on real images, R2 on generated ones. Lazy regularisation's
-    correction of D's rate and betas follows from `r1_every` (StyleGAN2, appendix B); at 1 the
-    penalties join the loss of D's own step. Learning rates fall linearly to 0 from `decay_from_kimg`
-    to `total_kimg`. The average generator forgets half in `ema_halflife_nimg` images, or, with
-    `ema_rampup`, in that share of the images seen so far where it is less.
+    `batch` counts the images of all ranks; `batch_gpu`, the images that a rank sees at once,
+    accumulates gradients where it is smaller than the rank's share. `loss` is `logistic`
+    (non-saturating, as published) or `relativistic` (RpGAN, arXiv 2501.05441). Gradient penalties,
+    R1 on real images and R2 on generated ones, are taken every `r1_every` steps, in a step of
+    their own and with that weight, and D's rate and betas are corrected for it (lazy
+    regularisation: StyleGAN2, arXiv 1912.04958, appendix B); at 1 they join D's own step. Learning
+    rates fall linearly to 0 from `decay_from_kimg` to `total_kimg`. The average generator forgets
+    half in `ema_halflife_nimg` images, or in `ema_rampup` times the images seen where that is less.
     """
 
     total_kimg: float = 32_000
