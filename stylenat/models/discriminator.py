@@ -205,8 +205,10 @@ def minibatch_stddev(x: Tensor, *, group: int, features: int) -> Tensor:
             f"stddev features must divide the channels: {features} against {channels} channels"
         )
     x_GMFCHW = x.view(group, batch // group, features, channels // features, height, width)
+    # torch.var over a leading dimension takes several times as long on a CPU.
+    variance = (x_GMFCHW - x_GMFCHW.mean(dim=0)).square().mean(dim=0)
     # 1e-8 keeps the root differentiable where all images of a group agree.
-    stddev = (x_GMFCHW.var(dim=0, correction=0) + 1e-8).sqrt()
+    stddev = (variance + 1e-8).sqrt()
     return (
         stddev.mean(dim=(2, 3, 4)).repeat(group, 1)[:, :, None, None].expand(-1, -1, height, width)
     )
