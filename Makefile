@@ -12,6 +12,7 @@ test:
 bench: setup ## the speed tables
 	$(ENV)/bin/stylenat bench op --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench generator --outdir results/benchmarks
+	$(ENV)/bin/stylenat bench data --outdir results/benchmarks
 
 format: setup
 	$(ENV)/bin/python -m ruff check --fix .

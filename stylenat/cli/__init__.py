@@ -9,6 +9,8 @@ import click
 from stylenat import __version__
 from stylenat.cli.bench import bench
 from stylenat.cli.convert import convert
+from stylenat.cli.prepare import prepare
+from stylenat.cli.sample import sample
 
 
 class OneSentence(click.Group):
@@ -36,5 +38,5 @@ def main() -> None:
     """StyleNAT: a style-based GAN with neighborhood attention."""
 
 
-for command in (convert, bench):
+for command in (prepare, convert, bench, sample):
     main.add_command(command)

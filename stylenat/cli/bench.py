@@ -60,6 +60,16 @@ def bench_generator(config_path: Path, repeats: int, outdir: Path | None) -> Non
     _finish(generator.bench_generator(config_path, repeats=repeats), outdir)
 
 
+@bench.command("data")
+@REPEATS
+@OUTDIR
+def bench_data(repeats: int, outdir: Path | None) -> None:
+    """Preparing drawn faces, and reading training batches."""
+    from stylenat.benchmarks import data
+
+    _finish(data.bench_data(repeats=repeats), outdir)
+
+
 def _finish(report: Report, outdir: Path | None) -> None:
     """Print a report, and write it where it was asked for."""
     report.show()

@@ -1,0 +1,126 @@
+"""`stylenat prepare`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from stylenat.data.prepare import Report
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.argument("dest", required=False, type=click.Path(path_type=Path), metavar="[DEST.zip]")
+@click.option("--resolution", type=int, metavar="R", help="The side of the images to write.")
+@click.option(
+    "--crop",
+    type=click.Choice(["center", "none"]),
+    default="center",
+    show_default=True,
+    help="Take the middle of an image that is not square, or count it as bad.",
+)
+@click.option(
+    "--filter",
+    "resize",
+    type=click.Choice(["lanczos", "box", "bilinear"]),
+    default="lanczos",
+    show_default=True,
+    help="The filter that scales.",
+)
+@click.option(
+    "--max-images", type=click.IntRange(1), metavar="N", help="So many images, chosen at random."
+)
+@click.option(
+    "--max-bad",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="So many images may be unusable; they are left out.",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Of --max-images' choice, and of faces:N.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Processes; 0 works in this one.  [default: one a processor]",
+)
+@click.option("--overwrite", is_flag=True, help="Replace DEST.zip if it is there.")
+@click.option(
+    "--verify",
+    "verified",
+    metavar="X.zip",
+    help="Write nothing: check every member of X.zip.",
+)
+@click.pass_context
+def prepare(
+    context: click.Context,
+    /,
+    source: str | None,
+    dest: Path | None,
+    resolution: int | None,
+    verified: str | None,
+    workers: int | None,
+    **options: Any,
+) -> None:
+    """Make a data set: scale the images of SOURCE and store them in DEST.zip.
+
+    SOURCE is a folder of images, a zip, the folder of an LMDB, a CIFAR archive, or faces:N for N
+    drawn faces. A second call continues what was interrupted.
+    """
+    if verified is not None:
+        given = [p.opts[-1] for p in context.command.params if _is_given(context, p)]
+        if extra := [name for name in given if name not in ("--verify", "--workers")]:
+            raise click.UsageError(f"--verify takes none of the other arguments: {extra[0]}")
+        _verify(verified, workers)
+        return
+    if source is None or dest is None or resolution is None:
+        missing = "SOURCE" if source is None else "DEST.zip" if dest is None else "--resolution"
+        raise click.UsageError(f"{missing} is missing")
+    from stylenat.data import prepare as work
+
+    start = time.monotonic()
+    settings = work.Settings(resolution, crop=options.pop("crop"), resize=options.pop("resize"))
+    report = work.prepare(source, dest, settings, workers=workers, **options)
+    _show(report, dest, resolution, time.monotonic() - start)
+
+
+def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
+    source = context.get_parameter_source(parameter.name or "")
+    return source == click.core.ParameterSource.COMMANDLINE
+
+
+def _show(report: Report, dest: Path, resolution: int, seconds: float) -> None:
+    if report.restarted:
+        click.echo("Began anew: an unfinished run's source or settings were others.")
+    if report.resumed:
+        click.echo(f"Continued after {report.resumed:,} images of an unfinished run.")
+    if report.enlarged:
+        click.echo(f"Enlarged {report.enlarged:,} images, smaller than {resolution}x{resolution}.")
+    if report.skipped:
+        click.echo(f"Skipped {len(report.skipped):,} images:")
+    for name, reason in report.skipped:
+        click.echo(f"  {name} {reason}")
+    megabytes = dest.stat().st_size / 1e6
+    size = f"{resolution}x{resolution}, {megabytes:.1f} MB"
+    click.echo(f"{dest}: {report.images:,} images, {size}, in {seconds:.0f} s")
+    click.echo(f"Next: stylenat train CONFIG data.path={dest}")
+
+
+def _verify(path: str, workers: int | None) -> None:
+    from stylenat.data.verify import verify
+
+    found = verify(path, workers=workers)
+    labels = f", {found.labels:,} of them labelled" if found.labels else ""
+    click.echo(f"{path}: {found.images:,} images, {found.width}x{found.height}{labels}: all whole")

@@ -1,0 +1,16 @@
+"""Images to train on: data sets in many formats, and batches of them."""
+
+from stylenat.data.faces import draw_face
+from stylenat.data.images import to_rgb
+from stylenat.data.loader import read_batches, training_batches
+from stylenat.data.opening import open_images
+from stylenat.data.source import ImageSource
+
+__all__ = [
+    "ImageSource",
+    "draw_face",
+    "open_images",
+    "read_batches",
+    "to_rgb",
+    "training_batches",
+]

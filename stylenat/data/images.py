@@ -1,0 +1,167 @@
+"""Image files to pixels: what every reader, and `stylenat prepare`, makes of them.
+
+Legend: H height, W width, R resolution.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from typing import Literal
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+Filter = Literal["bilinear", "lanczos", "box"]
+FILTERS = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "lanczos": Image.Resampling.LANCZOS,
+    "box": Image.Resampling.BOX,
+}
+
+# What counts as an image in a folder or a zip, in either case of letters.
+EXTENSIONS = frozenset({
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
+    ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
+})  # fmt: skip
+# Pillow goes by content, not by name: without this list, it would run PostScript in a .png.
+FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "DIB",
+    "GIF",
+    "TIFF",
+    "PPM",
+    "TGA",
+    "JPEG2000",
+    "AVIF",
+    "QOI",
+)
+
+MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class RefusedImage(ValueError):
+    """Why an image can't be used: a predicate, to follow the image's name."""
+
+
+class ImageError(ValueError):
+    """An image of a data set that can't be used: where it is, and the reason, a predicate."""
+
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(place, reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return " ".join(self.args)
+
+
+def decode(data: bytes) -> Image.Image:
+    """The picture in an image file's bytes, upright, RGB; of an animation, the first frame.
+
+    Raises RefusedImage for bytes that are no image, are damaged or cut short, hold more than
+    89,478,485 pixels, or pixels that `to_rgb` refuses.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Of odd metadata, which has no effect on pixels, and of size, which is judged below.
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data), formats=_formats()) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    raise _too_large(f"{image.width}x{image.height}")
+                image.load()
+                return to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise RefusedImage("is no image of a known format, or its header is damaged") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large("it has more than twice as many") from error
+    except (RefusedImage, MemoryError):
+        raise
+    except Exception as error:  # Pillow's decoders raise whatever they stumble over
+        raise RefusedImage(f"is damaged: {error or type(error).__name__}") from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those that this build of Pillow has."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _too_large(size: str) -> RefusedImage:
+    return RefusedImage(f"must not have more than {MOST_PIXELS:,} pixels: {size}; scale it down")
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The same picture in mode RGB, turned upright as its EXIF data say.
+
+    Transparent pixels are laid over white. 16-bit grey is scaled by 1/257 and rounded. 32-bit
+    integers count as 16-bit where one exceeds 255 or the format says so, else as 8-bit. Colour
+    profiles are not applied. Raises RefusedImage for floating-point pixels, which have no range,
+    and for integers outside 0..65535.
+    """
+    orientation = image.getexif().get(_ORIENTATION, 1)
+    if image.mode == "F":
+        raise RefusedImage("has floating-point pixels, which have no range; convert it to 16 bits")
+    if image.mode.startswith("I"):
+        image = _from_integers(image)
+    elif image.mode == "La":  # Pillow converts it to nothing but LA
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    image = image.convert("RGB")
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _from_integers(image: Image.Image) -> Image.Image:
+    """8-bit grey of modes I (32-bit signed) and I;16 in either byte order."""
+    values_HW = np.asarray(image).astype(np.int64)
+    least, most = int(values_HW.min()), int(values_HW.max())
+    if least < 0 or most > 65535:
+        raise RefusedImage(f"has pixels outside 0..65535: {least}..{most}")
+    # Pillow scales a PGM of more than 8 bits to 16.
+    is_16_bit = image.mode != "I" or image.format == "PPM" or most > 255
+    grey_HW = (values_HW + 128) // 257 if is_16_bit else values_HW
+    return Image.fromarray(grey_HW.astype(np.uint8))
+
+
+def to_array(image: Image.Image) -> np.ndarray:
+    """uint8 [3, H, W], contiguous, of an RGB picture."""
+    assert image.mode == "RGB"
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def to_image(pixels_3HW: np.ndarray) -> Image.Image:
+    """The RGB picture of uint8 [3, H, W]."""
+    return Image.fromarray(np.ascontiguousarray(pixels_3HW.transpose(1, 2, 0)))
+
+
+def scale_and_crop(image: Image.Image, resolution: int, resize: Filter) -> Image.Image:
+    """[R, R]: the short side scaled to `resolution`, and the centre of the long one.
+
+    The published data pipeline's torchvision.transforms.Resize and CenterCrop, to the pixel. Raises
+    RefusedImage for a shape so long that it would have more than 89,478,485 pixels on the way.
+    """
+    width, height = image.size
+    short = min(width, height)
+    if short != resolution:
+        size = (resolution * width // short, resolution * height // short)
+        if size[0] * size[1] > MOST_PIXELS:
+            raise RefusedImage(f"is too long to be scaled to {resolution}: {width}x{height}")
+        image = image.resize(size, FILTERS[resize])
+    left, top = (round((side - resolution) / 2) for side in image.size)
+    return image.crop((left, top, left + resolution, top + resolution))

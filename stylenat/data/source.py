@@ -1,0 +1,249 @@
+"""What every data set offers, whatever its format; and subsets and sizes on top of it.
+
+Legend: H height, W width, R resolution.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from stylenat.data.faces import draw_face
+from stylenat.data.images import (
+    Filter,
+    ImageError,
+    RefusedImage,
+    scale_and_crop,
+    to_array,
+    to_image,
+)
+
+Label = int | list[float]  # StyleGAN's: a class, or numbers such as a camera's
+
+
+class ImageSource(ABC):
+    """A data set, by index. It can be pickled, and opens its files once in each process.
+
+    `path`: as the user gave it. `resolution`: the side of every image, None where that is not
+    known beforehand.
+    """
+
+    path: str
+    resolution: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The data set's name, without the folders that it lies in."""
+        return Path(self.path).resolve().name
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def image(self, index: int) -> Image.Image:
+        """The picture, RGB. Raises ValueError, one sentence that names the image."""
+
+    def read(self, index: int) -> np.ndarray:
+        """uint8 [3, H, W], RGB, 0..255, contiguous. Raises ValueError as `image` does."""
+        return to_array(self.image(index))
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """The file within the folder, the zip's member or the database's key."""
+
+    def place(self, index: int) -> str:
+        """Where the image is, for messages."""
+        return f"{self.path}: {self.name(index)}"
+
+    def label(self, index: int) -> Label | None:
+        """The image's label where the data set has labels."""
+        return None
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hash that differs where the images do, found without reading them; hexadecimal."""
+
+    def describe(self) -> str:
+        """One line: name, number and size of the images."""
+        size = f", {self.resolution}x{self.resolution}" if self.resolution else ""
+        return f"{self.title}: {self._count()}{size}"
+
+    def _count(self) -> str:
+        return f"{len(self):,} image{'' if len(self) == 1 else 's'}"
+
+
+def hashed(*parts: object) -> str:
+    """SHA-256 of the parts' texts, each with its length."""
+    return hashed_bytes(str(part).encode("utf-8", "surrogateescape") for part in parts)
+
+
+def hashed_bytes(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+class FacesSource(ImageSource):
+    """The first `count` drawn faces of a seed; there is no file."""
+
+    def __init__(self, count: int, *, resolution: int, seed: int) -> None:
+        self.path = f"faces:{count}"
+        self.count = count
+        self.resolution: int = resolution
+        self.seed = seed
+
+    @property
+    def title(self) -> str:
+        return self.path
+
+    def __len__(self) -> int:
+        return self.count
+
+    def image(self, index: int) -> Image.Image:
+        return to_image(self.read(index))
+
+    def read(self, index: int) -> np.ndarray:
+        assert 0 <= index < self.count
+        return draw_face(index, self.resolution, seed=self.seed)
+
+    def name(self, index: int) -> str:
+        return f"face {index}"
+
+    def fingerprint(self) -> str:
+        # Whoever changes how a face is drawn changes the data set.
+        drawing = [path.read_text() for path in sorted(Path(__file__).parent.glob("*face*.py"))]
+        return hashed("faces", self.count, self.resolution, self.seed, *drawing)
+
+
+class _Derived(ImageSource):
+    """A data set made of another one's images."""
+
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
+        self.path = source.path
+        self.resolution = source.resolution
+
+    @property
+    def title(self) -> str:
+        return self.source.title
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def image(self, index: int) -> Image.Image:
+        return self.source.image(index)
+
+    def read(self, index: int) -> np.ndarray:
+        return self.source.read(index)
+
+    def name(self, index: int) -> str:
+        return self.source.name(index)
+
+    def place(self, index: int) -> str:
+        return self.source.place(index)
+
+    def label(self, index: int) -> Label | None:
+        return self.source.label(index)
+
+    def fingerprint(self) -> str:
+        return self.source.fingerprint()
+
+    def _count(self) -> str:
+        return self.source._count()
+
+
+class SubsetSource(_Derived):
+    """`count` images drawn at random with a seed, in the data set's order."""
+
+    def __init__(self, source: ImageSource, count: int, *, seed: int) -> None:
+        super().__init__(source)
+        shuffled = random_state(seed).permutation(len(source))
+        self.indices = np.sort(shuffled[:count])
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image.Image:
+        return self.source.image(int(self.indices[index]))
+
+    def read(self, index: int) -> np.ndarray:
+        return self.source.read(int(self.indices[index]))
+
+    def name(self, index: int) -> str:
+        return self.source.name(int(self.indices[index]))
+
+    def place(self, index: int) -> str:
+        return self.source.place(int(self.indices[index]))
+
+    def label(self, index: int) -> Label | None:
+        return self.source.label(int(self.indices[index]))
+
+    def fingerprint(self) -> str:
+        return hashed("subset", self.source.fingerprint(), self.indices.tolist())
+
+    def _count(self) -> str:
+        return f"{len(self):,} of {self.source._count()}"
+
+
+class ScaledSource(_Derived):
+    """Every image scaled and cropped to [R, R] while it is read."""
+
+    def __init__(self, source: ImageSource, *, resolution: int, resize: Filter) -> None:
+        super().__init__(source)
+        self.resolution: int = resolution
+        self.resize: Filter = resize
+
+    def image(self, index: int) -> Image.Image:
+        image = self.source.image(index)
+        try:
+            return scale_and_crop(image, self.resolution, self.resize)
+        except RefusedImage as reason:
+            raise ImageError(self.place(index), str(reason)) from reason
+
+    def read(self, index: int) -> np.ndarray:
+        return to_array(self.image(index))
+
+    def fingerprint(self) -> str:
+        return hashed("scaled", self.source.fingerprint(), self.resolution, self.resize)
+
+    def describe(self) -> str:
+        return f"{super().describe()} ({self.resize})"
+
+
+class SizedSource(_Derived):
+    """A data set all of whose images must be [R, R]; another one is refused when it is read."""
+
+    def __init__(self, source: ImageSource, *, resolution: int) -> None:
+        super().__init__(source)
+        self.resolution: int = resolution
+
+    def image(self, index: int) -> Image.Image:
+        image = self.source.image(index)
+        self._check(index, *image.size)
+        return image
+
+    def read(self, index: int) -> np.ndarray:
+        pixels_3HW = self.source.read(index)
+        self._check(index, pixels_3HW.shape[2], pixels_3HW.shape[1])
+        return pixels_3HW
+
+    def _check(self, index: int, width: int, height: int) -> None:
+        side = self.resolution
+        if (width, height) != (side, side):
+            raise ImageError(
+                self.place(index),
+                f"must be {side}x{side}: it is {width}x{height}; run `stylenat prepare "
+                f"{self.path} DEST.zip --resolution {side}`, or scale while reading "
+                "(data.resize=bilinear)",
+            )
+
+
+def random_state(*seeds: int) -> np.random.RandomState:
+    """Random numbers of one or more non-negative seeds; NumPy keeps this generator's stream."""
+    return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seeds)))

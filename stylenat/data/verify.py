@@ -1,0 +1,104 @@
+"""Check every member of a data set's zip."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+from stylenat.config.words import listed
+from stylenat.data.images import ImageError
+from stylenat.data.pool import available_processors, in_order
+from stylenat.data.readers import INDEX, ZipSource
+from stylenat.progress import progress_bar
+
+CHUNK = 32  # images a task
+
+Checked = tuple[tuple[int, int] | None, str]  # width and height, or None and the reason
+
+
+@dataclass(frozen=True)
+class Verified:
+    """A zip all of whose images can be read and have one size."""
+
+    images: int
+    width: int
+    height: int
+    labels: int
+
+
+def verify(path: str, *, workers: int | None = None) -> Verified:
+    """Read every member: checksums, images of one size, and what `dataset.json` says of them.
+
+    Raises ValueError, one sentence that names the first faults, and OSError for a file that can't
+    be opened.
+    """
+    source = ZipSource(path)
+    faults = _faults_of_index(source)
+    count = len(source)
+    chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
+    if workers is None:
+        workers = available_processors()
+    workers = min(workers, len(chunks))
+    sizes: list[Checked] = []
+    with (
+        closing(in_order(_check_chunk, source, chunks, workers=workers)) as results,
+        progress_bar(f"Verifying {source.title}", count) as advance,
+    ):
+        for checked in results:
+            sizes += checked
+            advance(len(checked))
+    size = _expected_size(source, sizes)
+    for name, (found, reason) in zip(source.names, sizes, strict=True):
+        if found is None:
+            faults.append(f"{name} {reason}")
+        elif found != size:
+            faults.append(f"{name} is {found[0]}x{found[1]}, not {size[0]}x{size[1]}")
+    if faults:
+        number = f"{len(faults):,} fault{'' if len(faults) == 1 else 's'}"
+        raise ValueError(f"{path} has {number}: {listed(faults)}")
+    return Verified(count, *size, labels=len(source.labels))
+
+
+def _check_chunk(source: ZipSource, indices: range) -> list[Checked]:
+    return [_check(source, index) for index in indices]
+
+
+def _check(source: ZipSource, index: int) -> Checked:
+    try:
+        return source.image(index).size, ""
+    except ImageError as error:
+        return None, error.reason
+
+
+def _expected_size(source: ZipSource, sizes: list[Checked]) -> tuple[int, int]:
+    """That which `stylenat prepare` noted, else that of the first image."""
+    about = _about(source)
+    if isinstance(about.get("resolution"), int):
+        return about["resolution"], about["resolution"]
+    return next((size for size, _ in sizes if size is not None), (0, 0))
+
+
+def _about(source: ZipSource) -> dict[str, Any]:
+    try:
+        about = source.index().get("stylenat")
+    except ValueError:  # a fault of its own
+        return {}
+    return about if isinstance(about, dict) else {}
+
+
+def _faults_of_index(source: ZipSource) -> list[str]:
+    """What is wrong with `dataset.json`; nothing where there is none."""
+    try:
+        labels = source.labels
+    except ValueError as error:
+        return [str(error).removeprefix(f"{source.path}: ")]
+    faults = []
+    about = _about(source)
+    if about.get("images", len(source)) != len(source):
+        faults.append(f"{INDEX} counts {about['images']:,} images, and there are {len(source):,}")
+    known = set(source.names)
+    missing = [name for name in labels if name not in known]
+    if missing:
+        faults.append(f"{INDEX} labels images that are not there: {listed(missing)}")
+    return faults
