@@ -1,0 +1,108 @@
+"""`stylenat sample`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+class Sheet(click.ParamType):
+    """`8x8`: columns and rows; `none`."""
+
+    name = "sheet"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, int] | str:
+        if value == "none":
+            return "none"
+        columns, x, rows = str(value).partition("x")
+        if x and columns.isdecimal() and rows.isdecimal():
+            return int(columns), int(rows)
+        self.fail(f"'{value}' is not columns and rows, such as 8x4, or none", parameter, context)
+
+
+@click.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--seeds", required=True, metavar="LIST", help="For example 0-63,100.")
+@click.option("--trunc", type=float, default=1.0, show_default=True, help="Truncation psi.")
+@click.option(
+    "--outdir", type=click.Path(path_type=Path), required=True, metavar="DIR", help="For the PNGs."
+)
+@click.option(
+    "--grid",
+    type=Sheet(),
+    metavar="CxR",
+    help="The contact sheet's columns and rows, or none.  [default: nearly square, at most 10x10]",
+)
+@click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option(
+    "--dtype",
+    "dtype_name",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+)
+@click.option(
+    "--seed-scheme",
+    type=click.Choice(["torch", "stylegan"]),
+    default="torch",
+    show_default=True,
+    help="Whose latents: StyleNAT's or StyleGAN's.",
+)
+@click.option(
+    "--snapshot",
+    type=click.Choice(["best", "last"]),
+    default="best",
+    show_default=True,
+    help="Of a run folder.",
+)
+def sample(
+    model: Path,
+    seeds: str,
+    trunc: float,
+    outdir: Path,
+    grid: tuple[int, int] | str | None,
+    batch: int,
+    device: str,
+    dtype_name: str,
+    seed_scheme: str,
+    snapshot: str,
+) -> None:
+    """Write images of MODEL: an exported file, a run folder, or a published .pt.
+
+    One PNG a seed, and grid.png, a contact sheet. Under torchrun, all processes share the seeds.
+    """
+    from stylenat.distributed import is_main, pick_device, process_group
+    from stylenat.memory import keep_freed_memory
+    from stylenat.sampling import (
+        DTYPES,
+        default_sheet,
+        load_model,
+        model_file,
+        parse_seeds,
+        write_samples,
+    )
+
+    keep_freed_memory()
+    numbers = parse_seeds(seeds)
+    chosen = pick_device(device)
+    sheet = default_sheet(len(numbers)) if grid is None else None if grid == "none" else grid
+    assert not isinstance(sheet, str)
+    with process_group(chosen):
+        write_samples(
+            load_model(model, chosen, which=snapshot),
+            numbers,
+            outdir,
+            sheet=sheet,
+            batch=batch,
+            truncation_psi=trunc,
+            dtype=DTYPES[dtype_name],
+            scheme=seed_scheme,
+        )
+        if is_main():
+            with_sheet = "" if sheet is None else f", contact sheet {outdir / 'grid.png'}"
+            source = model_file(model, which=snapshot)
+            click.echo(f"{len(set(numbers))} images of {source} in {outdir}{with_sheet}")

@@ -1,0 +1,26 @@
+"""Seeds -> images: from a trained generator, in Python or into a folder.
+
+`generate(load_model("model.safetensors"), parse_seeds("0-63"))` yields batches of uint8 pixels.
+"""
+
+from stylenat.sampling.files import check_sheet, default_sheet, write_samples
+from stylenat.sampling.images import DTYPES, contact_sheet, generate, save_png
+from stylenat.sampling.models import SNAPSHOTS, is_model, load_model, model_file
+from stylenat.sampling.seeds import SEED_SCHEMES, latents, parse_seeds
+
+__all__ = [
+    "DTYPES",
+    "SEED_SCHEMES",
+    "SNAPSHOTS",
+    "check_sheet",
+    "contact_sheet",
+    "default_sheet",
+    "generate",
+    "is_model",
+    "latents",
+    "load_model",
+    "model_file",
+    "parse_seeds",
+    "save_png",
+    "write_samples",
+]

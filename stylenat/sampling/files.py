@@ -1,0 +1,87 @@
+"""Seeds -> a folder of PNG files and a contact sheet, by all ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stylenat.distributed import all_gather, is_main, rank, world_size
+from stylenat.models import Generator
+from stylenat.progress import progress_bar
+from stylenat.sampling.images import contact_sheet, generate, save_png
+
+MOST_CELLS = 10_000
+DEFAULT_SIDE = 10  # cells of a sheet that nobody asked for
+
+
+def default_sheet(count: int) -> tuple[int, int]:
+    """Columns and rows of a nearly square sheet of `count` images, or of the first hundred."""
+    count = min(count, DEFAULT_SIDE**2)
+    columns = math.ceil(math.sqrt(count))
+    return columns, math.ceil(count / columns)
+
+
+def check_sheet(columns: int, rows: int) -> None:
+    """Raises ValueError unless the sheet has 1 to 10,000 cells."""
+    if columns < 1 or rows < 1 or columns * rows > MOST_CELLS:
+        raise ValueError(
+            f"a contact sheet must be columns x rows, 1 to {MOST_CELLS:,} images: {columns}x{rows}"
+        )
+
+
+def write_samples(
+    generator: Generator,
+    seeds: Sequence[int],
+    outdir: str | Path,
+    *,
+    sheet: tuple[int, int] | None,
+    batch: int = 8,
+    truncation_psi: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    scheme: str = "torch",
+) -> None:
+    """Write `seed0000.png` ... to `outdir`, and `grid.png` of the first seeds: columns, rows.
+
+    Every rank takes the seeds at its own positions, rank 0 writes the sheet. Every file is whole or
+    not there. Raises ValueError for no seeds, OSError where the folder cannot be written.
+    """
+    if not seeds:
+        raise ValueError("there must be at least one seed")
+    if sheet is not None:
+        check_sheet(*sheet)
+    outdir = Path(outdir)
+    outdir.mkdir(parents=True, exist_ok=True)
+    own_seeds = seeds[rank() :: world_size()]
+    cells = 0 if sheet is None else min(math.prod(sheet), len(seeds))
+    own_cells = len(range(rank(), cells, world_size()))
+    side = generator.resolution
+    kept = [torch.empty(0, side, side, 3, dtype=torch.uint8)]
+    settings: dict[str, Any] = {"truncation_psi": truncation_psi, "dtype": dtype, "scheme": scheme}
+    done = 0
+    with progress_bar("Images", len(own_seeds)) as advance:
+        for images_BHW3 in generate(generator, own_seeds, batch=batch, **settings):
+            names = own_seeds[done : done + len(images_BHW3)]
+            for seed, image_HW3 in zip(names, images_BHW3, strict=True):
+                save_png(image_HW3, outdir / f"seed{seed:04d}.png")
+            kept.append(images_BHW3[: max(0, own_cells - done)])
+            done += len(images_BHW3)
+            advance(len(images_BHW3))
+    if sheet is not None:
+        own_NHW3 = torch.cat(kept).to(generator.const.device)
+        _write_sheet(own_NHW3, cells, sheet, outdir / "grid.png")
+
+
+def _write_sheet(own_NHW3: Tensor, cells: int, sheet: tuple[int, int], path: Path) -> None:
+    """Rank r holds the images at positions r, r + world_size, ... of `cells`."""
+    parts = all_gather(own_NHW3)
+    if not is_main():
+        return
+    images_NHW3 = own_NHW3.new_empty(cells, *own_NHW3.shape[1:])
+    for first, part_NHW3 in enumerate(parts):
+        images_NHW3[first :: len(parts)] = part_NHW3
+    save_png(contact_sheet(images_NHW3.cpu(), *sheet), path)

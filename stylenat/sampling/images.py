@@ -1,0 +1,76 @@
+"""Generator and seeds -> pixels; pixels -> contact sheets and files.
+
+Legend: B batch, N images, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stylenat.config import replacing
+from stylenat.models import Generator
+from stylenat.sampling.seeds import latents
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def generate(
+    generator: Generator,
+    seeds: Sequence[int],
+    *,
+    batch: int = 8,
+    truncation_psi: float = 1.0,
+    truncation_cutoff: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    scheme: str = "torch",
+) -> Iterator[Tensor]:
+    """uint8 pixels [b, H, W, 3] on the CPU, `batch` images at a time, in the order of the seeds.
+
+    A seed gives the same image whatever the batch, up to the rounding of matrix products, which
+    depends on their size: about 4 values in 100,000 differ by 1. The generator runs where it is;
+    under autocast where `dtype` is bfloat16 or float16. Raises ValueError for a batch below 1, and
+    as `latents` and `Generator.forward` do.
+    """
+    if batch < 1:
+        raise ValueError(f"the batch must be at least 1: {batch}")
+    for start in range(0, len(seeds), batch):
+        z = latents(seeds[start : start + batch], generator.z_dim, scheme=scheme)
+        yield _images(generator, z, dtype, truncation_psi, truncation_cutoff)
+
+
+@torch.no_grad()
+def _images(
+    generator: Generator, z: Tensor, dtype: torch.dtype, psi: float, cutoff: int | None
+) -> Tensor:
+    z = z.to(generator.const)
+    with torch.autocast(z.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        images_B3HW = generator(z, truncation_psi=psi, truncation_cutoff=cutoff)
+    return generator.to_uint8(images_B3HW).cpu()
+
+
+def contact_sheet(images_NHW3: Tensor, columns: int, rows: int | None = None) -> Tensor:
+    """uint8 images [N, H, W, 3] side by side, line by line -> uint8 [rows * H, columns * W, 3].
+
+    As many rows as the images need where `rows` is None; cells without an image are black. Raises
+    ValueError for no images or more than there are cells.
+    """
+    count, height, width, _ = images_NHW3.shape
+    rows = -(-count // max(columns, 1)) if rows is None else rows
+    if not 1 <= count <= columns * rows:
+        raise ValueError(f"a sheet of {columns}x{rows} must get 1 to {columns * rows}: {count}")
+    cells = images_NHW3.new_zeros(rows * columns, height, width, 3)
+    cells[:count] = images_NHW3
+    sheet = cells.view(rows, columns, height, width, 3).permute(0, 2, 1, 3, 4)
+    return sheet.reshape(rows * height, columns * width, 3)
+
+
+def save_png(image_HW3: Tensor, path: str | Path) -> None:
+    """Write uint8 pixels [H, W, 3] as a PNG; `path` is replaced atomically."""
+    from PIL import Image
+
+    with replacing(path) as temporary:
+        Image.fromarray(image_HW3.numpy()).save(temporary, format="PNG")

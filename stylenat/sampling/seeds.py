@@ -1,0 +1,75 @@
+"""Seeds: as text, and as latents.
+
+A seed gives the same latent whatever is drawn beside it, in whatever batch, on whatever device:
+each has a generator of its own, on the CPU.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stylenat.config.words import shown
+
+SEED_SCHEMES = ("torch", "stylegan")
+MOST_SEEDS = 10_000_000
+SEED_LIMIT = {"torch": 2**63, "stylegan": 2**32}
+
+
+def parse_seeds(text: str) -> list[int]:
+    """StyleGAN's syntax: `0-63,100,4-6` -> 0 to 63, 100, 4 to 6, in this order, repeats kept.
+
+    Raises ValueError, naming the piece, for anything but numbers and ranges upwards, a seed from
+    2**63 up, no seeds, or more than ten million.
+    """
+    if not text.strip():
+        raise ValueError("there must be at least one seed: the list of seeds is empty")
+    seeds: list[int] = []
+    for piece in text.split(","):
+        first, last = _bounds(piece)
+        if len(seeds) + last - first + 1 > MOST_SEEDS:
+            raise ValueError(
+                f"seeds must be at most {MOST_SEEDS:,}: with {shown(piece.strip())} there are more"
+            )
+        seeds.extend(range(first, last + 1))
+    return seeds
+
+
+def _bounds(piece: str) -> tuple[int, int]:
+    match = re.fullmatch(r"\s*([0-9]{1,19})(?:-([0-9]{1,19}))?\s*", piece)
+    if match is None:
+        raise ValueError(
+            f"seeds must be numbers from 0 up or ranges such as 0-63: {shown(piece.strip())}"
+        )
+    first, last = int(match[1]), int(match[2] or match[1])
+    if last < first:
+        raise ValueError(f"a range of seeds must not run backwards: {piece.strip()}")
+    if last >= SEED_LIMIT["torch"]:
+        raise ValueError(f"seeds must be below 2**63: {piece.strip()}")
+    return first, last
+
+
+def latents(seeds: Sequence[int], z_dim: int, *, scheme: str = "torch") -> Tensor:
+    """Standard normal latents [B, z_dim], float32, on the CPU; row i depends on `seeds[i]` alone.
+
+    Scheme `torch` draws as StyleNAT's published code does after `torch.manual_seed(seed)`, scheme
+    `stylegan` as StyleGAN's does, from numpy's RandomState. Raises ValueError for another scheme,
+    or a seed that it does not take.
+    """
+    if scheme not in SEED_SCHEMES:
+        raise ValueError(f"the seed scheme must be one of {', '.join(SEED_SCHEMES)}: {scheme}")
+    z = torch.empty(len(seeds), z_dim)
+    for row, seed in zip(z, seeds, strict=True):
+        if not 0 <= seed < SEED_LIMIT[scheme]:
+            raise ValueError(
+                f"seeds of scheme {scheme} must be from 0 to {SEED_LIMIT[scheme] - 1}: {seed}"
+            )
+        if scheme == "torch":
+            row.copy_(torch.randn(1, z_dim, generator=torch.Generator().manual_seed(seed))[0])
+        else:
+            row.copy_(torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim))[0])
+    return z
