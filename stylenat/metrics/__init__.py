@@ -1,0 +1,10 @@
+"""How close generated images are to a data set: FID, KID, precision and recall, SWD.
+
+`Evaluator(["fid"], open_images("ffhq256.zip"))(generator)` gives scores and their protocol.
+"""
+
+from stylenat.metrics.evaluate import Evaluator
+from stylenat.metrics.scores import Scores
+from stylenat.metrics.weights import find_weights
+
+__all__ = ["Evaluator", "Scores", "find_weights"]

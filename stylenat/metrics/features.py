@@ -1,0 +1,151 @@
+"""Images -> Inception features, as clean-fid and pytorch-fid take them.
+
+| mode | network | scaled to 299x299 by |
+|---|---|---|
+| `legacy_pytorch` | pytorch-fid's state dict | PyTorch, bilinear, without antialiasing |
+| `clean` | StyleGAN2-ADA's TorchScript | Pillow, bicubic in floating point, antialiased |
+| `legacy_tensorflow` | the same | the network itself, as TensorFlow 1 does |
+
+Legend: B batch, H height, W width, D features: 2048 of the published networks.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stylenat.metrics.weights import VerifiedFile
+
+SIDE = 299
+RESIZE = {
+    "clean": "Pillow bicubic, antialiased, float32",
+    "legacy_pytorch": "PyTorch bilinear, not antialiased",
+    "legacy_tensorflow": "TensorFlow 1 bilinear, inside the network",
+}
+
+
+class FeatureNetwork:
+    """`network(images)`: uint8 [B, 3, H, W] -> float32 features [B, D] on the device.
+
+    Raises ValueError, naming the file, for one that holds no such network.
+    """
+
+    def __init__(self, mode: str, weights: VerifiedFile, device: str | torch.device) -> None:
+        self.mode = mode
+        self.weights = weights
+        self.device = torch.device(device)
+        load = _load_state_dict if mode == "legacy_pytorch" else _load_torchscript
+        self.network: Any = load(weights.path).to(self.device).eval()
+        self.dim = self._probe()
+
+    @torch.no_grad()
+    def __call__(self, images_B3HW: Tensor) -> Tensor:
+        with _full_float32(), torch.autocast(self.device.type, enabled=False):
+            features_BD: Tensor = self._features(images_B3HW).flatten(1)
+        return features_BD
+
+    def _probe(self) -> int:
+        """How many features an image has, from a black one: errors come now, not after hours."""
+        try:
+            features_BD = self(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+        except (RuntimeError, AttributeError, TypeError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ValueError(f"{self.weights.path} is no feature network: {reason}") from error
+        if len(features_BD) != 2 or not features_BD.isfinite().all():
+            raise ValueError(f"{self.weights.path} gives no finite features of a black image")
+        return features_BD.shape[1]
+
+    def _features(self, images_B3HW: Tensor) -> Tensor:
+        if self.mode == "legacy_pytorch":
+            x = images_B3HW.to(self.device).float()
+            x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
+            return self.network(2 * (x / 255) - 1)
+        if self.mode == "legacy_tensorflow":
+            x = images_B3HW.to(self.device).float()
+            return self.network(x, return_features=True)
+        x = clean_resize(images_B3HW).to(self.device)
+        return self.network.layers((x - 128) / 128)
+
+
+def clean_resize(images_B3HW: Tensor) -> Tensor:
+    """uint8 images [B, 3, H, W] -> float32 [B, 3, 299, 299], 0..255, by clean-fid's own code."""
+    resize = _cleanfid("resize").make_resizer("PIL", False, "bicubic", (SIDE, SIDE))
+    images_BHW3 = images_B3HW.cpu().permute(0, 2, 3, 1).numpy()
+    # Pillow lets other threads run while it works.
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        resized = list(pool.map(resize, images_BHW3))
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
+
+
+def _load_state_dict(path: Path) -> nn.Module:
+    """pytorch-fid's network: torchvision's Inception v3 with the blocks of TensorFlow's release."""
+    from torchvision.models import inception_v3
+
+    blocks = _cleanfid("inception_pytorch")
+    network = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
+    network.Mixed_5b = blocks.FIDInceptionA(192, pool_features=32)
+    network.Mixed_5c = blocks.FIDInceptionA(256, pool_features=64)
+    network.Mixed_5d = blocks.FIDInceptionA(288, pool_features=64)
+    network.Mixed_6b = blocks.FIDInceptionC(768, channels_7x7=128)
+    network.Mixed_6c = blocks.FIDInceptionC(768, channels_7x7=160)
+    network.Mixed_6d = blocks.FIDInceptionC(768, channels_7x7=160)
+    network.Mixed_6e = blocks.FIDInceptionC(768, channels_7x7=192)
+    network.Mixed_7b = blocks.FIDInceptionE_1(1280)
+    network.Mixed_7c = blocks.FIDInceptionE_2(2048)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the error below says more
+            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch.load raises errors of many classes
+        if isinstance(error, OSError):
+            raise
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} is no state dict of pytorch-fid's network: {reason}") from error
+    network.fc = nn.Identity()  # the features, before the classes
+    return network
+
+
+def _load_torchscript(path: Path) -> nn.Module:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # deprecated, but the file is what it is
+            network = torch.jit.load(path, map_location="cpu")
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{path} is no TorchScript network: {reason}") from error
+    return network
+
+
+def _cleanfid(module: str) -> Any:
+    """A module of clean-fid; its downloads are never called."""
+    try:
+        return importlib.import_module(f"cleanfid.{module}")
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"fid, kid and pr need {error.name}, which is not installed: pip install clean-fid"
+        ) from error
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """No TF32 in convolutions and matrix products, whatever the program has set."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    backends = (torch.backends.cuda.matmul, convolutions)
+    before = [backend.fp32_precision for backend in backends]
+    try:
+        for backend in backends:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision

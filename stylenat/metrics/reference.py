@@ -1,0 +1,139 @@
+"""Reference statistics: of a data set, kept in the user's cache, or out of a file.
+
+Legend: N images, D features.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stylenat.config import replacing
+from stylenat.data import ImageSource
+from stylenat.distributed import all_reduce_sum_, is_main, world_size
+from stylenat.metrics.collect import FeatureCollector, Features, collect, read
+from stylenat.metrics.features import FeatureNetwork
+from stylenat.metrics.frechet import Gaussian
+from stylenat.metrics.weights import metrics_folder
+
+# Part of every key of the cache: raise it when the features of an image change.
+PROTOCOL_VERSION = 1
+SUBSET_SEED = 0
+
+
+def subset(length: int, num: int) -> list[int]:
+    """Which images stand for a data set: all, or `num` at random, the same ones every time.
+
+    A smaller subset is the beginning of a larger one.
+    """
+    return np.random.default_rng(SUBSET_SEED).permutation(length)[:num].tolist()
+
+
+def reference_features(
+    source: ImageSource,
+    indices: Sequence[int],
+    network: FeatureNetwork,
+    *,
+    keep: bool,
+    batch: int,
+    workers: int,
+    description: str | None,
+) -> Features:
+    """The features of a data set's images, all of them with `keep`; called by all ranks.
+
+    Computed once: the cache is asked for the same images, mode and weights. Raises OSError where
+    the cache folder cannot be used.
+    """
+    key = {
+        "protocol": PROTOCOL_VERSION,
+        "images": source.fingerprint(),
+        "indices": hashlib.sha256(json.dumps(list(indices)).encode()).hexdigest(),
+        "mode": network.mode,
+        "weights": network.weights.sha256,
+        "keep": keep,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = metrics_folder() / f"reference-{digest[:32]}.npz"
+    features = _load_features(path, len(indices), network, keep=keep)
+    holders = torch.tensor(int(features is not None), device=network.device)
+    # Nodes have caches of their own: all ranks read, or all compute.
+    if int(all_reduce_sum_(holders)) == world_size() and features is not None:
+        return features
+    collector = FeatureCollector(network, keep=keep)
+    batches = read(source, indices, batch=batch, workers=workers)
+    collect(batches, len(indices), [collector], description=description)
+    features = collector.finish()
+    if is_main():
+        _save_features(features, path)
+    return features
+
+
+def _save_features(features: Features, path: Path) -> None:
+    """Keys as pytorch-fid and clean-fid write them, mu and sigma, and ours."""
+    arrays = {
+        "mu": features.gaussian.mean_D,
+        "sigma": features.gaussian.covariance_DD,
+        "count": torch.tensor(features.count),
+    }
+    if features.all_ND is not None:
+        arrays["features"] = features.all_ND
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})  # type: ignore[arg-type]
+
+
+def _load_features(
+    path: Path, count: int, network: FeatureNetwork, *, keep: bool
+) -> Features | None:
+    """What `_save_features` wrote; None where it is absent or damaged, to be computed again."""
+    try:
+        arrays = _read_npz(path)
+        gaussian = _gaussian(arrays, network)
+    except (OSError, ValueError):
+        return None
+    all_ND = arrays.get("features")
+    if arrays.get("count") != count or (keep and (all_ND is None or len(all_ND) != count)):
+        return None
+    kept_ND = all_ND.to(network.device) if keep and all_ND is not None else None
+    return Features(count, gaussian, kept_ND)
+
+
+def load_reference(path: str | Path, network: FeatureNetwork) -> Gaussian:
+    """The Gaussian in an .npz file with the keys mu [D] and sigma [D, D], as pytorch-fid writes it.
+
+    Raises OSError where it cannot be read, and ValueError where it holds anything else.
+    """
+    try:
+        return _gaussian(_read_npz(path), network)
+    except ValueError as error:
+        raise ValueError(f"{path} must be an .npz file with mu and sigma: {error}") from error
+
+
+def _read_npz(path: str | Path) -> dict[str, Tensor]:
+    """Raises OSError for a file that cannot be read, ValueError for one that is no .npz file."""
+    damage = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {name: torch.from_numpy(file[name]) for name in file.files}
+    except (*damage, zlib.error) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
+def _gaussian(arrays: Mapping[str, Tensor], network: FeatureNetwork) -> Gaussian:
+    """Raises ValueError unless mu is [D], sigma [D, D], both finite, D the network's."""
+    for name, shape in {"mu": (network.dim,), "sigma": (network.dim, network.dim)}.items():
+        array = arrays.get(name)
+        if array is None or tuple(array.shape) != shape:
+            found = "absent" if array is None else str(list(array.shape))
+            raise ValueError(f"{name} must be {list(shape)}: {found}")
+        if not array.is_floating_point() or not array.isfinite().all():
+            raise ValueError(f"{name} must hold finite floating-point numbers")
+    mean_D, covariance_DD = (arrays[name].double().to(network.device) for name in ("mu", "sigma"))
+    return Gaussian(mean_D, covariance_DD)

@@ -1,0 +1,141 @@
+"""The published feature networks: which files, where they are kept, how they get there."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from http.client import HTTPException
+from pathlib import Path
+from urllib.request import Request, urlopen
+
+from ops.build import cache_folder
+from stylenat.config import replacing
+from stylenat.distributed import main_first
+from stylenat.progress import progress_bar
+
+TIMEOUT_SECONDS = 20
+BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A published file. The hash of the TorchScript one is k-diffusion's and others'."""
+
+    name: str
+    size: int
+    sha256: str
+    url: str
+    is_torchscript: bool
+
+
+STATE_DICT = Weights(
+    name="pt_inception-2015-12-05-6726825d.pth",
+    size=95_628_359,
+    sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+    url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth",
+    is_torchscript=False,
+)
+TORCHSCRIPT = Weights(
+    name="inception-2015-12-05.pt",
+    size=95_607_719,
+    sha256="f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4",
+    url="https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/"
+    "inception-2015-12-05.pt",
+    is_torchscript=True,
+)
+WEIGHTS = {
+    "clean": TORCHSCRIPT,
+    "legacy_tensorflow": TORCHSCRIPT,
+    "legacy_pytorch": STATE_DICT,
+}
+
+
+@dataclass(frozen=True)
+class VerifiedFile:
+    """A file of weights and its SHA-256; `is_published`: it is the one that everybody uses."""
+
+    path: Path
+    sha256: str
+    is_published: bool
+
+
+def metrics_folder() -> Path:
+    """Where feature networks and reference statistics are kept, for this user alone."""
+    folder = cache_folder() / "metrics"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def find_weights(mode: str, file: str | Path | None = None, *, trust: bool = False) -> VerifiedFile:
+    """The weights of a mode: `file`, or the cached ones, downloaded once; called by all ranks.
+
+    A file of one's own may hold other weights than the published ones, and the result says so; but
+    TorchScript is a program, so that an unknown one is refused unless `trust` is set. Raises
+    OSError for a file that cannot be read or written, and else ValueError, saying what to do.
+    """
+    published = WEIGHTS[mode]
+    if file is not None:
+        return _own_file(published, Path(file), trust=trust)
+    path = metrics_folder() / published.name
+    with main_first():
+        if not path.exists():
+            _download(published, path)
+        sha256 = sha256_of(path)
+    if sha256 != published.sha256:
+        raise ValueError(f"{path} is damaged; delete it. {_how_to_get(published, path)}")
+    return VerifiedFile(path, sha256, is_published=True)
+
+
+def _own_file(published: Weights, path: Path, *, trust: bool) -> VerifiedFile:
+    sha256 = sha256_of(path)
+    is_published = sha256 == published.sha256
+    if published.is_torchscript and not is_published and not trust:
+        raise ValueError(
+            f"{path} is not the published {published.name} ({published.size:,} bytes, SHA-256 "
+            f"{published.sha256}) but has SHA-256 {sha256}; TorchScript is a program: to run it "
+            "all the same, add --trust-weights"
+        )
+    return VerifiedFile(path, sha256, is_published)
+
+
+def _download(published: Weights, path: Path) -> None:
+    """Fetch the file; it gets its name only once its size and hash are right."""
+    try:
+        with replacing(path) as temporary:
+            _fetch(published, temporary)
+            found = sha256_of(temporary)
+            if found != published.sha256:
+                raise ValueError(f"{published.url} gave a file with SHA-256 {found}")
+    except (OSError, HTTPException, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(
+            f"{published.name} could not be downloaded ({reason}). {_how_to_get(published, path)}"
+        ) from error
+
+
+def _fetch(published: Weights, path: Path) -> None:
+    request = Request(published.url, headers={"User-Agent": "stylenat"})
+    with (
+        urlopen(request, timeout=TIMEOUT_SECONDS) as response,
+        path.open("wb") as file,
+        progress_bar(f"Downloading {published.name} (MB)", published.size // BLOCK) as advance,
+    ):
+        while block := response.read(BLOCK):
+            if file.tell() + len(block) > published.size:
+                raise ValueError(f"{published.url} gave more than {published.size:,} bytes")
+            file.write(block)
+            advance(1)
+
+
+def _how_to_get(published: Weights, path: Path) -> str:
+    return (
+        f"Get it from {published.url} ({published.size:,} bytes, SHA-256 {published.sha256}), and "
+        f"put it at {path} or name it with --weights"
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """Raises OSError for a file that cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
