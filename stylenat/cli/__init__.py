@@ -12,6 +12,7 @@ from stylenat.cli.convert import convert
 from stylenat.cli.fid import fid
 from stylenat.cli.prepare import prepare
 from stylenat.cli.sample import sample
+from stylenat.cli.train import train
 
 
 class OneSentence(click.Group):
@@ -39,5 +40,5 @@ def main() -> None:
     """StyleNAT: a style-based GAN with neighborhood attention."""
 
 
-for command in (prepare, convert, bench, sample, fid):
+for command in (prepare, train, convert, bench, sample, fid):
     main.add_command(command)

@@ -1,0 +1,104 @@
+"""`stylenat train --dry-run`: what a run would be, found without training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import yaml
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from stylenat.augment import AUGMENT_DRAWS, augment
+from stylenat.config import RunConfig, TrainConfig, to_dict
+from stylenat.distributed import world_size
+from stylenat.models import Discriminator, Generator
+from stylenat.training.inputs import StepInputs
+from stylenat.training.start import check_batch, open_training_images
+from stylenat.training.state import TrainingState, state_of
+from stylenat.training.steps import autocast, d_losses, g_loss, penalty_losses
+
+
+def describe_run(config: RunConfig) -> str:
+    """The resolved config, the data, parameters, images a step, and the memory they need.
+
+    Raises ValueError and OSError as training would at its start.
+    """
+    check_batch(config)
+    source = open_training_images(config)
+    train, ranks = config.train, world_size()
+    share = train.batch // ranks
+    part = share if train.batch_gpu is None else min(train.batch_gpu, share)
+    with FakeTensorMode():
+        state = fake_state(config)
+        counts = [sum(p.numel() for p in network.parameters()) for network in (state.G, state.D)]
+        fixed, activations = state_bytes(*counts), activation_bytes(state, train, part)
+    settings = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=100)
+    return "\n".join(
+        (
+            settings,
+            f"data     {source.describe()}",
+            f"G, D     {counts[0] / 1e6:.3f} M, {counts[1] / 1e6:.3f} M parameters",
+            f"a step   {train.batch} images: {ranks} x {share // part} x {part} "
+            "(ranks, parts one after another, images at once)",
+            f"the run  {-(-train.total_nimg // train.batch):,} steps, {train.total_kimg:g} kimg",
+            f"memory   about {(fixed + activations) / 1e9:.2f} GB a rank: {fixed / 1e9:.2f} for "
+            f"networks, gradients and Adam, {activations / 1e9:.2f} for activations",
+        )
+    )
+
+
+def fake_state(config: RunConfig) -> TrainingState:
+    """The state that training starts from; within a FakeTensorMode, without its memory."""
+    G, D = Generator(config.model.generator), Discriminator(config.model.discriminator)
+    return state_of(G, D, Generator(config.model.generator), config.train)
+
+
+def state_bytes(count_g: int, count_d: int) -> int:
+    """G, D, G_ema, the larger gradient, and two moments a parameter, in float32."""
+    return 4 * (2 * count_g + count_d + max(count_g, count_d) + 2 * (count_g + count_d))
+
+
+def activation_bytes(state: TrainingState, config: TrainConfig, batch: int) -> int:
+    """What the hungriest of the three steps keeps for its backward pass, of `batch` images.
+
+    Counted on passes over tensors without memory, to be called within a FakeTensorMode.
+    """
+    side = state.G.resolution
+    part = StepInputs(
+        real=torch.empty(batch, 3, side, side),
+        z_d=torch.empty(batch, state.G.z_dim),
+        z_g=torch.empty(batch, state.G.z_dim),
+        real_draws=torch.empty(batch, AUGMENT_DRAWS),
+        fake_draws=torch.empty(batch, AUGMENT_DRAWS),
+    )
+
+    def d_pass() -> object:
+        with autocast(config, part.real.device):
+            return d_losses(state, part, config, augment)
+
+    def g_pass() -> object:
+        with autocast(config, part.real.device):
+            return g_loss(state, part, config)
+
+    state.D.requires_grad_(True)
+    of_d = max(kept_bytes(d_pass), kept_bytes(lambda: penalty_losses(state, part, config)))
+    state.D.requires_grad_(False)
+    state.G.requires_grad_(True)
+    return max(of_d, kept_bytes(g_pass))
+
+
+def kept_bytes(forward: Callable[[], object]) -> int:
+    """The bytes of all tensors that autograd keeps for the backward pass of `forward`."""
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = forward()
+    total = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    del result
+    return total

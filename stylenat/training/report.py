@@ -1,0 +1,240 @@
+"""What a run shows of itself: a live bar, a log, statistics, and services that may fail.
+
+Everything here happens on rank 0; on other ranks `Report` averages, and stays silent.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stylenat.config import RunConfig, to_dict
+from stylenat.distributed import all_reduce_sum_, is_main, world_size
+from stylenat.training.run_folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class Averages:
+    """Running means of losses, on the device until somebody asks."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + loss.detach()
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def take(self) -> dict[str, float]:
+        """The means since the last time, over all ranks. A collective: every rank must call."""
+        if not self.sums:
+            return {}
+        means = torch.stack([self.sums[name] / self.counts[name] for name in self.sums]).double()
+        values = (all_reduce_sum_(means) / world_size()).tolist()
+        named = dict(zip(self.sums, values, strict=True))
+        self.sums, self.counts = {}, {}
+        return named
+
+
+@contextmanager
+def logging_to(folder: RunFolder, bar: Bar) -> Iterator[None]:
+    """Rank 0's log: to log.txt with the time, and to the bar's terminal or standard error."""
+    logger = logging.getLogger("stylenat")
+    handlers: list[logging.Handler] = [logging.NullHandler()]
+    if is_main():
+        handlers = [logging.FileHandler(folder.log, encoding="utf-8"), bar.handler()]
+        handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    level, propagates = logger.level, logger.propagate
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+        logger.setLevel(level)
+        logger.propagate = propagates
+
+
+class Bar:
+    """The live line: images, images/s, losses, memory, time left. Silent but on a terminal."""
+
+    def __init__(self, total_nimg: int, start_nimg: int) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        self.is_live = self.console.is_terminal and is_main()
+        self.progress = Progress(
+            TextColumn("{task.fields[count]}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            disable=not self.is_live,
+        )
+        self.total_nimg = total_nimg
+        self.task = self.progress.add_task(
+            "", total=total_nimg, completed=start_nimg, count=self._count(start_nimg), text=""
+        )
+
+    def _count(self, nimg: int) -> str:
+        return f"{nimg / 1000:.1f}/{self.total_nimg / 1000:g} kimg"
+
+    def __enter__(self) -> Bar:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def move(self, nimg: int, text: str | None = None) -> None:
+        self.progress.update(self.task, completed=nimg, count=self._count(nimg))
+        if text is not None:
+            self.progress.update(self.task, text=text)
+
+    def handler(self) -> logging.Handler:
+        """Messages go above the bar where there is one, else to standard error."""
+        if not self.is_live:
+            return logging.StreamHandler(sys.stderr)
+        console = self.progress.console
+
+        class AboveTheBar(logging.Handler):
+            def emit(self, record: logging.LogRecord) -> None:
+                console.print(self.format(record), markup=False, highlight=False)
+
+        return AboveTheBar()
+
+
+class Clock:
+    """Images a second since the last time, and seconds trained in all, earlier starts included."""
+
+    def __init__(self, seconds: float) -> None:
+        self.before = seconds
+        self.start = self.last = time.perf_counter()
+        self.last_nimg: int | None = None
+
+    def restart(self, nimg: int) -> None:
+        """Do not count what happened since the last time: it was no training."""
+        now = time.perf_counter()
+        self.start += now - self.last
+        self.last, self.last_nimg = now, nimg
+
+    def lap(self, nimg: int) -> float:
+        """Images a second since the last lap."""
+        now = time.perf_counter()
+        assert self.last_nimg is not None
+        speed = (nimg - self.last_nimg) / max(now - self.last, 1e-9)
+        self.last, self.last_nimg = now, nimg
+        return speed
+
+    @property
+    def seconds(self) -> float:
+        return self.before + self.last - self.start
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """The most memory that this process has had: of the GPU, or of the machine on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def line_of(entry: dict[str, Any], total_nimg: int) -> str:
+    """One line of statistics for people."""
+    losses = " ".join(
+        f"{label} {entry[name]:.3f}"
+        for name, label in (("loss_d", "D"), ("loss_g", "G"), ("r1", "R1"))
+        if name in entry
+    )
+    speed, memory = entry["images_per_second"], entry["memory_gb"]
+    left = (total_nimg - entry["nimg"]) / max(speed, 1e-9)
+    return (
+        f"{entry['nimg'] / 1000:.1f}/{total_nimg / 1000:g} kimg  {losses}  "
+        f"{speed:.1f} images/s  {memory:.1f} GB  {duration(left)} left"
+    )
+
+
+def duration(seconds: float) -> str:
+    """1:02:03, or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Services:
+    """wandb and TensorBoard. One that fails is left out from then on: no run ends for its sake."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
+        self.writers: dict[str, Any] = {}
+        if not is_main():
+            return
+        if config.train.tensorboard:
+            self._try("tensorboard", lambda: _tensorboard(folder))
+        if config.train.wandb != "off":
+            self._try("wandb", lambda: _wandb(config, folder))
+
+    def _try(self, name: str, make: Any) -> None:
+        try:
+            self.writers[name] = make()
+        except Exception as error:
+            self._leave_out(name, error)
+
+    def _leave_out(self, name: str, error: Exception) -> None:
+        self.writers.pop(name, None)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        log.warning("%s is left out from here on: %s", name, reason)
+
+    def add(self, entry: dict[str, Any]) -> None:
+        """Hand one line of statistics to every service."""
+        numbers = {name: x for name, x in entry.items() if isinstance(x, int | float)}
+        for name, write in list(self.writers.items()):
+            try:
+                write(numbers)
+            except Exception as error:
+                self._leave_out(name, error)
+
+
+def _tensorboard(folder: RunFolder) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder.path / "tensorboard"))
+
+    def write(numbers: dict[str, float]) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, global_step=int(numbers["nimg"]))
+        writer.flush()
+
+    return write
+
+
+def _wandb(config: RunConfig, folder: RunFolder) -> Any:
+    import wandb
+
+    mode = config.train.wandb
+    assert mode != "off"
+    # The run's own name makes a later start continue the same curve.
+    run = wandb.init(
+        project="stylenat",
+        id=folder.path.resolve().name,
+        resume="allow",
+        dir=str(folder.path),
+        mode=mode,
+        config=to_dict(config),
+    )
+    return lambda numbers: run.log(numbers, step=int(numbers["nimg"]))

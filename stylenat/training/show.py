@@ -1,0 +1,61 @@
+"""What a run writes as it goes: sample grids, snapshots, curves. On rank 0 alone."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stylenat.config import TrainConfig, replacing
+from stylenat.data import ImageSource
+from stylenat.export import save_generator
+from stylenat.models import Generator
+from stylenat.sampling import contact_sheet, generate, save_png
+from stylenat.training.curves import draw_curves
+from stylenat.training.run_folder import RunFolder
+
+
+def save_grid(generator: Generator, config: TrainConfig, path: Path) -> None:
+    """A contact sheet of the average generator's images of seeds 0, 1, ...: always the same."""
+    columns, rows = config.sample_grid
+    images = generate(
+        generator,
+        range(columns * rows),
+        batch=min(config.batch, 32),
+        truncation_psi=config.sample_truncation_psi,
+    )
+    save_png(contact_sheet(torch.cat(list(images)), columns, rows), path)
+
+
+def save_real_grid(source: ImageSource, config: TrainConfig, path: Path) -> None:
+    """A contact sheet of the data, evenly spaced over the set."""
+    columns, rows = config.sample_grid
+    count = min(columns * rows, len(source))
+    indices = [i * len(source) // count for i in range(count)]
+    images = torch.stack([torch.from_numpy(source.read(i)) for i in indices])
+    save_png(contact_sheet(images.permute(0, 2, 3, 1), columns, rows), path)
+
+
+def save_snapshot(generator: Generator, folder: RunFolder, nimg: int, *, keep: int) -> Path:
+    """Export the average generator, its w_avg included; the newest `keep` stay."""
+    exported = copy.deepcopy(generator)
+    exported.store_w_avg()
+    path = folder.snapshots / f"{nimg:09d}.safetensors"
+    save_generator(exported, path)
+    folder.keep_snapshots(keep)
+    return path
+
+
+def keep_if_best(entries: list[dict[str, Any]], snapshot: Path, folder: RunFolder) -> None:
+    """Copy the snapshot to best.safetensors where no earlier measurement was better."""
+    ranks = [entry["rank"] for entry in entries if "rank" in entry]
+    if ranks[-1] <= min(ranks):
+        with replacing(folder.snapshots / "best.safetensors") as temporary:
+            shutil.copyfile(snapshot, temporary)
+
+
+def draw_progress(folder: RunFolder) -> None:
+    draw_curves(folder.read_stats(), folder.curves)

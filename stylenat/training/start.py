@@ -1,0 +1,102 @@
+"""What a run needs before its first step: a config that fits, data, metrics, a state."""
+
+from __future__ import annotations
+
+import torch
+
+from stylenat.config import RunConfig
+from stylenat.data import ImageSource, open_images
+from stylenat.distributed import from_main, is_main, world_size
+from stylenat.metrics import Evaluator
+from stylenat.training.checkpoint import load_checkpoint, newest_checkpoint
+from stylenat.training.run_folder import RunFolder
+from stylenat.training.state import TrainingState, new_state
+
+
+def check_batch(config: RunConfig) -> None:
+    """Raises ValueError unless ranks, `batch_gpu` and D's stddev groups divide the batch."""
+    batch, ranks, batch_gpu = config.train.batch, world_size(), config.train.batch_gpu
+    if batch % ranks:
+        raise ValueError(f"train.batch must be a multiple of the ranks: {batch} images, {ranks}")
+    share = batch // ranks
+    if batch_gpu is not None and share % min(batch_gpu, share):
+        raise ValueError(
+            f"train.batch_gpu must divide a rank's share of train.batch: {batch_gpu} against "
+            f"{share} images"
+        )
+    part = share if batch_gpu is None else min(batch_gpu, share)
+    group = min(part, config.model.discriminator.stddev_group)
+    if part % group:
+        raise ValueError(
+            "the images that a rank sees at once must be a multiple of "
+            f"model.discriminator.stddev_group: {part} against {group}; change train.batch or "
+            "train.batch_gpu"
+        )
+
+
+def open_training_images(config: RunConfig) -> ImageSource:
+    """The data set; ValueError and OSError where there is none, or too little of it."""
+    if config.data.path is None:
+        raise ValueError(
+            "data.path is not set: give data.path=FOLDER, a zip that `stylenat prepare` made, an "
+            "LMDB, or faces:50000"
+        )
+    source = open_images(
+        config.data.path,
+        resolution=config.model.generator.resolution,
+        resize=config.data.resize,
+        max_images=config.data.max_images,
+        seed=config.train.seed,
+    )
+    if len(source) < config.train.batch:
+        raise ValueError(
+            f"{config.data.path}: {len(source)} images are fewer than train.batch, "
+            f"{config.train.batch}"
+        )
+    return source
+
+
+def make_evaluator(
+    config: RunConfig, source: ImageSource, device: torch.device
+) -> Evaluator | None:
+    """What measures the average generator; fails here, not hours later, where it cannot."""
+    if not config.metrics.names:
+        return None
+    metrics = config.metrics
+    return Evaluator(
+        metrics.names,
+        source,
+        num=metrics.num,
+        mode=metrics.mode,
+        weights=metrics.weights,
+        device=device,
+        batch=min(config.train.batch, 32),
+        workers=config.data.workers,
+    )
+
+
+def newest_state(
+    config: RunConfig, folder: RunFolder, device: torch.device
+) -> tuple[TrainingState, float]:
+    """The newest whole checkpoint's state, or a fresh one; and the seconds trained so far."""
+    state = new_state(config, device)
+    path = from_main(newest_checkpoint(folder.checkpoints) if is_main() else None)
+    if path is None:
+        return state, 0.0
+    content = load_checkpoint(path)
+    try:
+        state.load_state_dict(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if is_main():
+        folder.rewind_stats(state.nimg)
+    return state, float(content["seconds"])
+
+
+def prepare_torch(config: RunConfig, state: TrainingState) -> None:
+    """The process's switches, for speed."""
+    torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
+    torch.backends.cudnn.allow_tf32 = config.train.tf32
+    if config.train.compile:
+        state.G.compile()
+        state.D.compile()

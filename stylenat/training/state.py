@@ -1,0 +1,142 @@
+"""All that a training step changes: the networks, their optimizers, and how far they are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stylenat.config import RunConfig, TrainConfig
+from stylenat.config.words import listed
+from stylenat.models import Discriminator, Generator
+
+NETWORKS = ("G", "D", "G_ema")
+OPTIMIZERS = ("optimizer_g", "optimizer_d")
+
+
+@dataclass
+class TrainingState:
+    """`step` steps have been taken, on `nimg` real images (of all ranks)."""
+
+    G: Generator
+    D: Discriminator
+    G_ema: Generator
+    optimizer_g: torch.optim.Optimizer
+    optimizer_d: torch.optim.Optimizer
+    step: int = 0
+    nimg: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """State dicts and plain numbers: all that the next step depends on, but the config."""
+        parts = {name: getattr(self, name).state_dict() for name in NETWORKS + OPTIMIZERS}
+        return {"step": self.step, "nimg": self.nimg, **parts}
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Take over a state of the same networks, to the last tensor.
+
+        Raises ValueError, naming what is missing, left over or of another shape; then nothing has
+        changed.
+        """
+        for name in NETWORKS:
+            _check_same_tensors(name, getattr(self, name).state_dict(), saved[name])
+        for name in OPTIMIZERS:
+            _check_same_groups(name, getattr(self, name).state_dict(), saved[name])
+        for name in NETWORKS + OPTIMIZERS:
+            getattr(self, name).load_state_dict(saved[name])
+        self.step, self.nimg = int(saved["step"]), int(saved["nimg"])
+
+
+def new_state(config: RunConfig, device: torch.device) -> TrainingState:
+    """Fresh networks, the same on every rank: drawn from `train.seed` on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        G = Generator(config.model.generator)
+        D = Discriminator(config.model.discriminator)
+    G_ema = copy.deepcopy(G)
+    return state_of(G.to(device), D.to(device), G_ema.to(device), config.train)
+
+
+def state_of(
+    G: Generator, D: Discriminator, G_ema: Generator, config: TrainConfig
+) -> TrainingState:
+    """A state at step 0 around these networks, with new optimizers."""
+    G.train().requires_grad_(False)
+    D.train().requires_grad_(False)
+    G_ema.eval().requires_grad_(False)
+    is_fused = next(G.parameters()).is_cuda
+    lr_d, betas_d = regularized_adam(config)
+    optimizer_g = torch.optim.Adam(
+        G.parameters(), lr=config.lr_g, betas=(config.beta1, config.beta2), fused=is_fused
+    )
+    optimizer_d = torch.optim.Adam(D.parameters(), lr=lr_d, betas=betas_d, fused=is_fused)
+    return TrainingState(G, D, G_ema, optimizer_g, optimizer_d)
+
+
+def regularized_adam(config: TrainConfig) -> tuple[float, tuple[float, float]]:
+    """D's rate and betas: with one more step every `r1_every`, each step does c of the work.
+
+    c = r1_every / (r1_every + 1); the rate becomes lr * c, the betas beta ** c (lazy
+    regularisation: StyleGAN2, arXiv 1912.04958, appendix B).
+    """
+    if config.r1_every == 1 or config.r1_gamma == config.r2_gamma == 0:
+        return config.lr_d, (config.beta1, config.beta2)
+    c = config.r1_every / (config.r1_every + 1)
+    return config.lr_d * c, (config.beta1**c, config.beta2**c)
+
+
+def lr_scale(config: TrainConfig, nimg: int) -> float:
+    """Both learning rates' factor after `nimg` images: 1, then linearly to 0 at the end."""
+    total_nimg = config.total_nimg
+    if config.decay_from_kimg is None or nimg < config.decay_from_kimg * 1000:
+        return 1.0
+    return max(0.0, (total_nimg - nimg) / (total_nimg - config.decay_from_kimg * 1000))
+
+
+def set_learning_rates(state: TrainingState, config: TrainConfig) -> None:
+    """Give both optimizers the rate that the schedule has for `state.nimg`."""
+    scale = lr_scale(config, state.nimg)
+    lr_d, _ = regularized_adam(config)
+    for optimizer, lr in ((state.optimizer_g, config.lr_g), (state.optimizer_d, lr_d)):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * scale
+
+
+@torch.no_grad()
+def update_average(state: TrainingState, config: TrainConfig, batch: int) -> None:
+    """Move G_ema's parameters towards G's, `batch` images after the last time.
+
+    beta = 0.5 ** (batch / half-life), both counted in images.
+    """
+    halflife_nimg = config.ema_halflife_nimg
+    if config.ema_rampup is not None:
+        halflife_nimg = min(halflife_nimg, config.ema_rampup * state.nimg)
+    beta = 0.5 ** (batch / max(halflife_nimg, 1e-8))
+    averages: list[torch.Tensor] = list(state.G_ema.parameters())
+    parameters: list[torch.Tensor] = list(state.G.parameters())
+    torch._foreach_lerp_(averages, parameters, 1 - beta)
+
+
+def _check_same_tensors(name: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    faults = {
+        "missing": [key for key in own if key not in saved],
+        "left over": [key for key in saved if key not in own],
+        "of another shape": [
+            f"{key} {list(saved[key].shape)} instead of {list(own[key].shape)}"
+            for key in own
+            if key in saved and own[key].shape != saved[key].shape
+        ],
+    }
+    found = [f"{len(keys)} {what} ({listed(keys)})" for what, keys in faults.items() if keys]
+    if found:
+        raise ValueError(f"the checkpoint's {name} is another network: {'; '.join(found)}")
+
+
+def _check_same_groups(name: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    kept, expected = (
+        [len(group["params"]) for group in state["param_groups"]] for state in (saved, own)
+    )
+    if kept != expected:
+        raise ValueError(f"the checkpoint's {name} has other parameters: {kept}, not {expected}")

@@ -1,0 +1,187 @@
+"""One optimizer step each: D, D's gradient penalty, G.
+
+Every function takes the gradient over this rank's images, averages it over the ranks, and steps.
+What it returns are means over this rank's images, on the device: nothing waits for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from stylenat.augment import augment
+from stylenat.config import TrainConfig
+from stylenat.distributed import all_reduce_mean_
+from stylenat.losses import (
+    consistency_loss,
+    gradient_penalty,
+    logistic_d_loss,
+    logistic_g_loss,
+    relativistic_d_loss,
+    relativistic_g_loss,
+)
+from stylenat.training.inputs import StepInputs
+from stylenat.training.state import TrainingState
+
+Augment = Callable[[Tensor, Tensor], Tensor]
+Losses = dict[str, Tensor]
+
+
+def d_step(
+    state: TrainingState, inputs: StepInputs, config: TrainConfig, *, augment: Augment = augment
+) -> Losses:
+    """D's step: the adversarial loss, and consistency under `augment(images, draws)`."""
+    D, totals = state.D, Totals()
+    with trainable(D):
+        parts = list(inputs.parts(config.batch_gpu))
+        for part in parts:
+            with autocast(config, part.real.device):
+                losses = d_losses(state, part, config, augment)
+            loss = sum_of(losses[name] for name in ("loss_d", "loss_consistency") if name in losses)
+            if has_penalty(config) and config.r1_every == 1:
+                penalties = penalty_losses(state, part, config)
+                loss = loss + weighted_penalty(penalties, config)
+                losses |= penalties
+            (loss / len(parts)).backward()
+            totals.add(losses)
+        average_gradients(D)
+        limit = float("inf") if config.grad_clip_d is None else config.grad_clip_d
+        grad_norm = nn.utils.clip_grad_norm_(D.parameters(), limit)
+        state.optimizer_d.step()
+    return {**totals.means(), "grad_norm_d": grad_norm}
+
+
+def d_losses(
+    state: TrainingState, part: StepInputs, config: TrainConfig, augment: Augment
+) -> Losses:
+    """D's losses. D sees fake, real, T(fake), T(real): each pass steps its spectral norm."""
+    with torch.no_grad():
+        fake = state.G(part.z_d)
+    fake_logits = state.D(fake)
+    real_logits = state.D(part.real)
+    d_loss = logistic_d_loss if config.loss == "logistic" else relativistic_d_loss
+    losses = {"loss_d": d_loss(real_logits.float(), fake_logits.float())}
+    if config.consistency is not None:
+        fake_again = state.D(augment(fake, part.fake_draws))
+        real_again = state.D(augment(part.real, part.real_draws))
+        fake_loss = consistency_loss(fake_logits.float(), fake_again.float())
+        real_loss = consistency_loss(real_logits.float(), real_again.float())
+        weights = config.consistency
+        losses["loss_consistency"] = (
+            weights.fake_weight * fake_loss + weights.real_weight * real_loss
+        )
+    losses["real_logits"] = real_logits.detach().float().mean()
+    losses["fake_logits"] = fake_logits.detach().float().mean()
+    return losses
+
+
+def penalty_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
+    """D's gradient penalty as a step of its own, weighted by the steps that it stands for."""
+    D, totals = state.D, Totals()
+    with trainable(D):
+        parts = list(inputs.parts(config.batch_gpu))
+        for part in parts:
+            penalties = penalty_losses(state, part, config)
+            loss = config.r1_every * weighted_penalty(penalties, config)
+            (loss / len(parts)).backward()
+            totals.add(penalties)
+        average_gradients(D)
+        state.optimizer_d.step()
+    return totals.means()
+
+
+def has_penalty(config: TrainConfig) -> bool:
+    return config.r1_gamma > 0 or config.r2_gamma > 0
+
+
+def penalty_losses(state: TrainingState, part: StepInputs, config: TrainConfig) -> Losses:
+    """R1 and R2 without their weights, in float32."""
+    penalties = {}
+    D = state.D.forward  # torch.compile has no second derivative
+    if config.r1_gamma > 0:
+        penalties["r1"] = gradient_penalty(D, part.real)
+    if config.r2_gamma > 0:
+        with torch.no_grad(), autocast(config, part.real.device):
+            fake = state.G(part.z_d)
+        penalties["r2"] = gradient_penalty(D, fake)
+    return penalties
+
+
+def weighted_penalty(penalties: Losses, config: TrainConfig) -> Tensor:
+    gammas = {"r1": config.r1_gamma, "r2": config.r2_gamma}
+    return sum_of(gammas[name] / 2 * penalty for name, penalty in penalties.items())
+
+
+def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
+    """G's step; D stays as it is, but for its spectral norm."""
+    G, totals = state.G, Totals()
+    with trainable(G):
+        parts = list(inputs.parts(config.batch_gpu))
+        for part in parts:
+            with autocast(config, part.real.device):
+                loss = g_loss(state, part, config)
+            (loss / len(parts)).backward()
+            totals.add({"loss_g": loss})
+        average_gradients(G)
+        state.optimizer_g.step()
+    return totals.means()
+
+
+def g_loss(state: TrainingState, part: StepInputs, config: TrainConfig) -> Tensor:
+    """G's loss, through D."""
+    fake_logits = state.D(state.G(part.z_g)).float()
+    if config.loss == "logistic":
+        return logistic_g_loss(fake_logits)
+    return relativistic_g_loss(state.D(part.real).float(), fake_logits)
+
+
+@contextmanager
+def trainable(network: nn.Module) -> Iterator[None]:
+    """Within the block the network's parameters take gradients, from none; they are gone after."""
+    network.requires_grad_(True)
+    try:
+        yield
+    finally:
+        network.requires_grad_(False)
+        network.zero_grad(set_to_none=True)
+
+
+def average_gradients(network: nn.Module) -> None:
+    """The mean gradient over the ranks, on every rank.
+
+    What the loss does not reach has the gradient 0: Adam counts the step, as the published R1 does.
+    """
+    gradients = []
+    for parameter in network.parameters():
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    all_reduce_mean_(gradients)
+
+
+def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
+    """bfloat16 where the config asks for it."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def sum_of(losses: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(losses)).sum()
+
+
+class Totals:
+    """Means of losses over the parts of a batch."""
+
+    def __init__(self) -> None:
+        self.sums: Losses = {}
+        self.count = 0
+
+    def add(self, losses: Losses) -> None:
+        for name, loss in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + loss.detach()
+        self.count += 1
+
+    def means(self) -> Losses:
+        return {name: total / self.count for name, total in self.sums.items()}

@@ -1,0 +1,183 @@
+"""Whole runs: what they write, and that they continue exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+import stylenat as package
+from stylenat.training import loop
+from stylenat.training.checkpoint import checkpoints, load_checkpoint
+from stylenat.training.loop import train
+from tests.training.test_checkpoint import flat
+from tests.training.tiny import stylenat, tiny, write_tiny
+
+CPU = torch.device("cpu")
+TIMES = ("images_per_second", "seconds", "memory_gb")
+
+
+def statistics(run: Path) -> list[dict[str, float]]:
+    """What does not depend on the clock."""
+    lines = map(json.loads, (run / "stats.jsonl").read_text().splitlines())
+    return [{k: v for k, v in line.items() if k not in TIMES} for line in lines]
+
+
+def final_state(run: Path) -> list[object]:
+    content = load_checkpoint(checkpoints(run / "checkpoints")[0])
+    del content["seconds"]
+    return flat(content)
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve steps in one go, over the borders of an epoch of eight."""
+    run = tmp_path_factory.mktemp("whole") / "run"
+    assert train(tiny(train={"total_kimg": 0.096}), run, CPU)
+    return run
+
+
+def test_a_run_shows_itself(whole_run):
+    names = {str(path.relative_to(whole_run)) for path in whole_run.rglob("*") if path.is_file()}
+    assert {"config.yaml", "stats.jsonl", "log.txt", "progress.png"} <= names
+    assert {"samples/reals.png", "samples/000000000.png", "samples/000000096.png"} <= names
+    assert {f"snapshots/{nimg:09d}.safetensors" for nimg in (32, 48, 64, 80, 96)} <= names
+    assert "snapshots/000000016.safetensors" not in names  # five are kept
+    assert [p.stem for p in checkpoints(whole_run / "checkpoints")] == ["000000096", "000000080"]
+    assert not [name for name in names if name.endswith(".tmp")]
+
+
+def test_statistics_hold_every_step_that_was_asked_for(whole_run):
+    lines = statistics(whole_run)
+    assert [line["nimg"] for line in lines] == list(range(8, 104, 8))
+    assert [("r1" in line) for line in lines] == [True, False] * 6
+    assert lines[-1]["lr_g"] == pytest.approx(1e-3 * 8 / 32)
+    for name in ("loss_d", "loss_g", "loss_consistency", "grad_norm_d", "lr_d"):
+        assert all(name in line for line in lines), name
+
+
+def test_snapshots_are_models_that_know_their_mean_w(whole_run):
+    generator = package.load_generator(whole_run / "snapshots" / "000000096.safetensors")
+    assert int(generator.w_avg_samples) > 0
+    content = load_checkpoint(checkpoints(whole_run / "checkpoints")[0])
+    assert torch.equal(generator.const, content["G_ema"]["const"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 2)])
+def test_stopped_twice_in_an_epoch_a_run_continues_bit_for_bit(tmp_path, ranks, workers):
+    """Each part in new processes; the data's epoch ends in the last."""
+    config, parts, whole = write_tiny(tmp_path), tmp_path / "parts", tmp_path / "whole"
+    for run, kimgs in ((parts, (0.016, 0.032, 0.096)), (whole, (0.096,))):
+        for kimg in kimgs:
+            done = stylenat(
+                "train",
+                config,
+                f"train.total_kimg={kimg}",
+                "train.decay_from_kimg=0.064",
+                f"data.workers={workers}",
+                "--run-dir",
+                run,
+                "--device",
+                "cpu",
+                ranks=ranks,
+            )
+            assert done.returncode == 0, done.stderr
+    assert statistics(parts) == statistics(whole)
+    assert final_state(parts) == final_state(whole)
+
+
+@pytest.mark.slow
+def test_two_ranks_have_one_ranks_losses(tmp_path):
+    """A batch of 8 on one rank against 4 each on two, for five steps."""
+    config = write_tiny(tmp_path)
+    runs = []
+    for ranks in (1, 2):
+        run = tmp_path / str(ranks)
+        done = stylenat("train", config, "--run-dir", run, "--device", "cpu", ranks=ranks)
+        assert done.returncode == 0, done.stderr
+        runs.append(statistics(run))
+    assert len(runs[0]) == 5
+    for one, two in zip(*runs, strict=True):
+        for name, value in one.items():
+            assert two[name] == pytest.approx(value, abs=1e-5, rel=1e-5), (name, one["nimg"])
+
+
+def test_a_finished_run_is_left_as_it_is(whole_run):
+    before = {path: path.stat().st_mtime_ns for path in (whole_run / "checkpoints").iterdir()}
+    assert train(tiny(train={"total_kimg": 0.096}), whole_run, CPU)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_signal_ends_the_run_after_a_whole_step_and_it_continues(tmp_path, whole_run):
+    config = tiny(train={"total_kimg": 0.096})
+
+    def interrupted(*arguments: object, d_step=loop.d_step, **named: object):
+        losses = d_step(*arguments, **named)
+        if arguments[0].step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return losses
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "d_step", interrupted)
+        assert not train(config, tmp_path / "run", CPU)
+    assert checkpoints(tmp_path / "run" / "checkpoints")[0].stem == "000000040"
+    assert train(config, tmp_path / "run", CPU)
+    assert final_state(tmp_path / "run") == final_state(whole_run)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_training_works_outside_the_main_thread(tmp_path):
+    results = []
+    config = tiny(train={"total_kimg": 0.008})
+    thread = threading.Thread(target=lambda: results.append(train(config, tmp_path / "run", CPU)))
+    thread.start()
+    thread.join()
+    assert results == [True]
+
+
+def test_a_diverged_run_stops_before_it_saves(tmp_path, monkeypatch):
+    def diverging(state, *arguments: object, g_step=loop.g_step):
+        losses = g_step(state, *arguments)
+        return losses if state.step < 3 else {"loss_g": torch.tensor(float("nan"))}
+
+    monkeypatch.setattr(loop, "g_step", diverging)
+    with pytest.raises(ValueError, match=r"diverged before 0\.0 kimg: loss_g not finite"):
+        train(tiny(), tmp_path / "run", CPU)
+    assert checkpoints(tmp_path / "run" / "checkpoints")[0].stem == "000000016"
+
+
+def test_metrics_are_logged_with_their_protocol_and_choose_the_best(tmp_path):
+    config = tiny(
+        train={"total_kimg": 0.016},
+        metrics={"names": ["swd"], "num": 8, "every_kimg": 0.008},
+    )
+    run = tmp_path / "run"
+    assert train(config, run, CPU)
+    measured = [line for line in statistics(run) if "metrics" in line]
+    assert [line["nimg"] for line in measured] == [8, 16]
+    assert measured[0]["protocol"]["images"]["num"] == 8
+    best = min(measured, key=lambda line: line["metrics"]["swd"])["nimg"]
+    snapshots = run / "snapshots"
+    expected = (snapshots / f"{best:09d}.safetensors").read_bytes()
+    assert (snapshots / "best.safetensors").read_bytes() == expected
+
+
+def test_relativistic_loss_with_both_penalties_trains(tmp_path):
+    settings = {
+        "loss": "relativistic",
+        "consistency": None,
+        "r1_every": 1,
+        "r2_gamma": 1.0,
+        "precision": "bfloat16",
+        "ema_rampup": 0.05,
+        "sample_truncation_psi": 0.7,
+        "total_kimg": 0.016,
+    }
+    assert train(tiny(train=settings), tmp_path / "run", CPU)
+    assert {"r1", "r2"} <= statistics(tmp_path / "run")[-1].keys()

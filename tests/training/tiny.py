@@ -1,0 +1,73 @@
+"""A run of two small networks on 16x16 faces, and its command line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from stylenat.config import RunConfig, from_dict, save_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+DILATED = [{"heads": 1, "kernel_size": 3}, {"heads": 1, "kernel_size": 3, "dilation": 2}]
+TINY = {
+    "model": {
+        "generator": {
+            "levels": [
+                {"resolution": 4, "channels": 8, "heads": 2, "blocks": 1, "attention": "global"},
+                {"resolution": 8, "channels": 8, "heads": 2, "blocks": 1, "attention": DILATED},
+                {"resolution": 16, "channels": 8, "heads": 2, "blocks": 1, "attention": DILATED},
+            ],
+            "z_dim": 8,
+            "style_dim": 8,
+            "mapping_layers": 2,
+        },
+        "discriminator": {
+            "levels": [{"resolution": 4, "channels": 8}, {"resolution": 8, "channels": 8}]
+        },
+    },
+    "data": {"path": "faces:64", "workers": 0},
+    "train": {
+        "total_kimg": 0.04,
+        "batch": 8,
+        "lr_g": 1e-3,
+        "lr_d": 1e-3,
+        "r1_every": 2,
+        "decay_from_kimg": 0.064,
+        "ema_halflife_nimg": 20,
+        "log_every_nimg": 8,
+        "snapshot_every_kimg": 0.016,
+        "sample_grid": [2, 2],
+    },
+}
+
+
+def tiny(**sections: dict[str, object]) -> RunConfig:
+    """The tiny run with some keys changed: tiny(train={"batch": 4})."""
+    data = {name: {**TINY.get(name, {}), **sections.get(name, {})} for name in {**TINY, **sections}}
+    return from_dict(RunConfig, data)
+
+
+def write_tiny(folder: Path) -> Path:
+    """tiny.yaml, for commands."""
+    path = folder / "tiny.yaml"
+    save_config(tiny(), path)
+    return path
+
+
+def stylenat(*arguments: object, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, or by torchrun in several."""
+    launcher = [sys.executable, "-m"]
+    if ranks > 1:
+        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    return subprocess.run(
+        [*launcher, "stylenat", *map(str, arguments)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
