@@ -48,14 +48,17 @@ class Averages:
 
 @contextmanager
 def logging_to(folder: RunFolder, bar: Bar) -> Iterator[None]:
-    """Rank 0's log: to log.txt with the time, and to the bar's terminal or standard error."""
+    """Rank 0's log: to log.txt with the time, and to the bar's terminal or standard error.
+
+    Statistics are at the level DEBUG: a live bar shows them itself.
+    """
     logger = logging.getLogger("stylenat")
     handlers: list[logging.Handler] = [logging.NullHandler()]
     if is_main():
         handlers = [logging.FileHandler(folder.log, encoding="utf-8"), bar.handler()]
         handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     level, propagates = logger.level, logger.propagate
-    logger.setLevel(logging.INFO)
+    logger.setLevel(logging.DEBUG)
     logger.propagate = False
     for handler in handlers:
         logger.addHandler(handler)
@@ -117,7 +120,7 @@ class Bar:
             def emit(self, record: logging.LogRecord) -> None:
                 console.print(self.format(record), markup=False, highlight=False)
 
-        return AboveTheBar()
+        return AboveTheBar(logging.INFO)
 
 
 class Clock:

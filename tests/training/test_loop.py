@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
 from pathlib import Path
@@ -50,6 +51,9 @@ def test_a_run_shows_itself(whole_run):
     assert "snapshots/000000016.safetensors" not in names  # five are kept
     assert [p.stem for p in checkpoints(whole_run / "checkpoints")] == ["000000096", "000000080"]
     assert not [name for name in names if name.endswith(".tmp")]
+    log = (whole_run / "log.txt").read_text()
+    assert "data: faces:64: 64 images, 16x16" in log
+    assert len(re.findall(r"/0\.096 kimg  D \d", log)) == 12
 
 
 def test_statistics_hold_every_step_that_was_asked_for(whole_run):
