@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import signal
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -112,6 +113,7 @@ def _load(
         sampler=_Given(batches),
         collate_fn=_unchanged,
         num_workers=workers,
+        worker_init_fn=_outlive_signals,
         prefetch_factor=PREFETCHED_BATCHES if workers else None,
         pin_memory=pin_memory,
         generator=torch.Generator(),  # the loader draws a seed: not from the global generator
@@ -171,6 +173,12 @@ class _Given(Sampler[list[Sample]]):
 
     def __iter__(self) -> Iterator[list[Sample]]:
         return iter(self.batches)
+
+
+def _outlive_signals(_: int) -> None:
+    """Ctrl-C, and a scheduler's SIGTERM, reach all processes at once; the main one ends these."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _unchanged(item: Any) -> Any:

@@ -6,7 +6,10 @@ import json
 import os
 import re
 import signal
+import subprocess
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,7 @@ from stylenat.training import loop
 from stylenat.training.checkpoint import checkpoints, load_checkpoint
 from stylenat.training.loop import train
 from tests.training.test_checkpoint import flat
-from tests.training.tiny import stylenat, tiny, write_tiny
+from tests.training.tiny import command, environment, stylenat, tiny, write_tiny
 
 CPU = torch.device("cpu")
 TIMES = ("images_per_second", "seconds", "memory_gb")
@@ -134,6 +137,42 @@ def test_a_signal_ends_the_run_after_a_whole_step_and_it_continues(tmp_path, who
     assert train(config, tmp_path / "run", CPU)
     assert final_state(tmp_path / "run") == final_state(whole_run)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_ends_the_run_in_order(tmp_path, number):
+    """As Ctrl-C and a scheduler send it: to the processes that read images too."""
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(
+            "train",
+            write_tiny(tmp_path),
+            "train.total_kimg=1000",
+            "train.snapshot_every_kimg=1000",
+            "data.workers=2",
+            "--run-dir",
+            run,
+        ),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    wait_until((run / "stats.jsonl").exists, seconds=60)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "the same command continues" in errors
+    assert "Traceback" not in errors
+    assert len(checkpoints(run / "checkpoints")) == 1
+
+
+def wait_until(condition: Callable[[], bool], *, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_training_works_outside_the_main_thread(tmp_path):

@@ -57,15 +57,24 @@ def write_tiny(folder: Path) -> Path:
     return path
 
 
-def stylenat(*arguments: object, ranks: int = 1) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, or by torchrun in several."""
+def command(*arguments: object, ranks: int = 1) -> list[str]:
+    """The command line of `stylenat` in a process of its own, or by torchrun in several."""
     launcher = [sys.executable, "-m"]
     if ranks > 1:
         launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    return [*launcher, "stylenat", *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+
+
+def stylenat(*arguments: object, ranks: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run the command to its end."""
     return subprocess.run(
-        [*launcher, "stylenat", *map(str, arguments)],
+        command(*arguments, ranks=ranks),
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
