@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from stylenat.cli.options import DEVICE, DTYPE, SNAPSHOT, TRUNC
+
 if TYPE_CHECKING:
     from stylenat.metrics import Scores
 
@@ -41,25 +43,12 @@ if TYPE_CHECKING:
     type=click.Choice(["bilinear", "lanczos", "box"]),
     help="Scale DATA to the model's size while it is read.",
 )
-@click.option("--trunc", type=float, default=1.0, show_default=True, help="Truncation psi.")
+@TRUNC
 @click.option("--seed", type=int, default=0, show_default=True, help="Which generated images.")
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--dtype",
-    "dtype_name",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-    help="The generator's.",
-)
-@click.option(
-    "--snapshot",
-    type=click.Choice(["best", "last"]),
-    default="best",
-    show_default=True,
-    help="Of a run folder.",
-)
+@DEVICE
+@DTYPE
+@SNAPSHOT
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="JSON", help="Write scores and protocol."
 )

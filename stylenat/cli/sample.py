@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from stylenat.cli.options import DEVICE, DTYPE, SNAPSHOT, TRUNC
+
 
 class Sheet(click.ParamType):
     """`8x8`: columns and rows; `none`."""
@@ -26,7 +28,7 @@ class Sheet(click.ParamType):
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--seeds", required=True, metavar="LIST", help="For example 0-63,100.")
-@click.option("--trunc", type=float, default=1.0, show_default=True, help="Truncation psi.")
+@TRUNC
 @click.option(
     "--outdir", type=click.Path(path_type=Path), required=True, metavar="DIR", help="For the PNGs."
 )
@@ -37,14 +39,8 @@ class Sheet(click.ParamType):
     help="The contact sheet's columns and rows, or none.  [default: nearly square, at most 10x10]",
 )
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option(
-    "--dtype",
-    "dtype_name",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-)
+@DEVICE
+@DTYPE
 @click.option(
     "--seed-scheme",
     type=click.Choice(["torch", "stylegan"]),
@@ -52,13 +48,7 @@ class Sheet(click.ParamType):
     show_default=True,
     help="Whose latents: StyleNAT's or StyleGAN's.",
 )
-@click.option(
-    "--snapshot",
-    type=click.Choice(["best", "last"]),
-    default="best",
-    show_default=True,
-    help="Of a run folder.",
-)
+@SNAPSHOT
 def sample(
     model: Path,
     seeds: str,

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import click
 
+from stylenat.cli.options import DEVICE
+
 INTERRUPTED = 130  # as a shell has it
 
 
@@ -18,7 +20,7 @@ INTERRUPTED = 130  # as a shell has it
     metavar="DIR",
     help="The run's folder; one that holds a run continues it. Default: a new, numbered one.",
 )
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@DEVICE
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, and stop.")
 def train(
     config_path: Path, overrides: tuple[str, ...], run_dir: Path | None, device: str, dry_run: bool
