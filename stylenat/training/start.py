@@ -94,9 +94,10 @@ def newest_state(
 
 
 def prepare_torch(config: RunConfig, state: TrainingState) -> None:
-    """The process's switches, for speed."""
-    torch.backends.cuda.matmul.allow_tf32 = config.train.tf32
-    torch.backends.cudnn.allow_tf32 = config.train.tf32
+    """The process's switches: TF32 on GPUs, and torch.compile."""
+    precision = "tf32" if config.train.tf32 else "ieee"
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     if config.train.compile:
         state.G.compile()
         state.D.compile()

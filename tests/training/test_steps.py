@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import torch
 from stylenat.config import TrainConfig
 from stylenat.training import inputs
 from stylenat.training.inputs import step_inputs
+from stylenat.training.start import prepare_torch
 from stylenat.training.state import (
     TrainingState,
     lr_scale,
@@ -205,3 +208,42 @@ def test_ramp_up_shortens_the_halflife_at_the_start():
         state.G.const.fill_(0)
     update_average(state, config, 8)
     assert state.G_ema.const.flatten()[0].item() == pytest.approx(0.5)
+
+
+# Switches
+
+
+@pytest.fixture
+def tf32_switches() -> Iterator[list[Any]]:
+    """What decides on TF32, put back after the test."""
+    switches: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
+    before = [switch.fp32_precision for switch in switches]
+    yield switches
+    for switch, precision in zip(switches, before, strict=True):
+        switch.fp32_precision = precision
+
+
+@pytest.mark.parametrize(("tf32", "precision"), [(True, "tf32"), (False, "ieee")])
+def test_tf32_is_what_the_config_says(tf32_switches, tf32, precision):
+    config = tiny(train={"tf32": tf32})
+    prepare_torch(config, new_state(config, CPU))
+    assert [switch.fp32_precision for switch in tf32_switches] == [precision] * 2
+
+
+def test_compiled_networks_leave_the_penalty_to_eager_mode(monkeypatch):
+    """torch.compile has no second derivative; a stand-in counts which passes go through it."""
+    compiled = []
+
+    def counting(function, **_: object):
+        return lambda *args: compiled.append(args) or function(*args)
+
+    monkeypatch.setattr(torch, "compile", counting)
+    config = tiny(train={"compile": True})
+    state = new_state(config, CPU)
+    prepare_torch(config, state)
+    real = torch.zeros(8, 3, 16, 16)
+    batch = step_inputs(real, seed=0, step=0, z_dim=8)
+    d_step(state, batch, config.train)
+    assert len(compiled) == 5  # G, then D of fake, real, T(fake), T(real)
+    penalty_step(state, batch, config.train)
+    assert len(compiled) == 5
