@@ -23,7 +23,7 @@ step "4/5 Sampling"
 "$stylenat" sample "$out/run" --seeds 0-63 --grid 8x8 --outdir "$out/samples"
 
 step "5/5 Measuring"
-"$stylenat" fid "$out/run" --data "$out/faces32.zip" --metrics swd --num 4000 \
+"$stylenat" fid "$out/run" --data "$out/faces32.zip" --metrics swd --num 2000 \
     --out "$out/scores.json"
 
 step "Done"

@@ -30,7 +30,7 @@ CONFIG = TrainConfig(
 
 
 # Adam's first steps are signs: weights that differ by 1e-7 of themselves end 1.3e-3 apart in this
-# loss, whatever computes it. (6e-4 was measured where the tolerance was set.)
+# loss, whatever computes it. (5e-4 was measured where the tolerance was set.)
 LAST_G_TOLERANCE = 3e-3
 
 
