@@ -1,6 +1,6 @@
 """What a run shows of itself: a live bar, a log, statistics, and services that may fail.
 
-Everything here happens on rank 0; on other ranks `Report` averages, and stays silent.
+Rank 0 shows; the other ranks take part in the averages, and stay silent.
 """
 
 from __future__ import annotations
