@@ -132,6 +132,8 @@ def started(dest: Path) -> subprocess.Popen[bytes]:
         start_new_session=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # Tests in a shell's background inherit that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     journal = dest.with_name(f".{dest.name}.partial") / "journal.jsonl"
     while not (journal.exists() and journal.read_bytes().count(b"\n") > 50):
