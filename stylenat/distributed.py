@@ -78,6 +78,8 @@ def process_group(device: torch.device, *, timeout_seconds: float = 1800) -> Ite
     )
     try:
         yield
+        # A rank that leaves while another still receives from it can abort both.
+        dist.barrier()
     finally:
         dist.destroy_process_group()
 
