@@ -39,7 +39,7 @@ def build_library(source: Path) -> Path:
     Raises BuildError where there is no compiler, where the cache folder can't be written, or with
     the last lines of a compiler that failed.
     """
-    compiler = _find_compiler()
+    compiler = find_compiler()
     flags = FLAGS + (() if sys.platform == "darwin" else ("-fopenmp",))
     texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
     key = "\n".join((*texts, *flags, _first_line([compiler, "--version"]), _processor()))
@@ -75,7 +75,7 @@ def _compile(compiler: str, flags: tuple[str, ...], source: Path, library: Path)
         Path(folder, "library.so").replace(library)
 
 
-def _find_compiler() -> str:
+def find_compiler() -> str:
     for name in (os.environ.get("CXX"), "c++", "g++", "clang++"):
         if name and (path := shutil.which(name)):
             return path

@@ -18,7 +18,7 @@ PACKAGES = ("stylenat", "ops")
 LAYERS = (
     ("stylenat.__main__",),
     ("stylenat.cli",),
-    ("stylenat.benchmarks",),
+    ("stylenat.benchmarks", "stylenat.doctor"),
     ("stylenat.training",),
     ("stylenat.metrics",),
     ("stylenat.sampling", "stylenat.data"),

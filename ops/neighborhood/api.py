@@ -29,7 +29,8 @@ def neighborhood_attention_2d(
 
     Returns `[B, H, W, heads, head_dim]`: for each query the softmax-weighted sum of the values in
     its window, which at an edge is shifted inside (NAT, arXiv 2204.07143; dilation: DiNAT,
-    2209.15001). `backend` is a row of `ops.neighborhood.backends.BACKENDS`, or `auto`.
+    2209.15001). `backend` is a row of `ops.neighborhood.backends.BACKENDS`, or `auto`, in
+    whose place the environment variable STYLENAT_ATTENTION may name a row.
 
     Raises ValueError where a shape, kernel, dilation or table breaks a rule, RuntimeError where the
     backend asked for by name can't run the call.

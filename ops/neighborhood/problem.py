@@ -61,6 +61,7 @@ class Problem:
     groups: tuple[HeadGroup, ...]
     dtype: torch.dtype
     device_type: str
+    device_index: int | None
     has_rpb: bool
     needs_grad: bool
 
@@ -109,6 +110,7 @@ def describe(
         groups=tuple(groups),
         dtype=q.dtype,
         device_type=q.device.type,
+        device_index=q.device.index,
         has_rpb=rpb is not None,
         needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
     )

@@ -9,6 +9,7 @@ import click
 from stylenat import __version__
 from stylenat.cli.bench import bench
 from stylenat.cli.convert import convert
+from stylenat.cli.doctor import doctor
 from stylenat.cli.fid import fid
 from stylenat.cli.prepare import prepare
 from stylenat.cli.sample import sample
@@ -40,5 +41,5 @@ def main() -> None:
     """StyleNAT: a style-based GAN with neighborhood attention."""
 
 
-for command in (prepare, train, convert, bench, sample, fid):
+for command in (prepare, train, convert, bench, doctor, sample, fid):
     main.add_command(command)

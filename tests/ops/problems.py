@@ -79,14 +79,17 @@ class Inputs:
     scale: float | None
 
 
-def draw(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> Inputs:
-    """Random tensors of a case: exact in `dtype`, so that every precision sees the same numbers."""
+def draw(
+    case: Case, dtype: torch.dtype = torch.float64, seed: int = 0, device: str = "cpu"
+) -> Inputs:
+    """Random tensors of a case: exact in `dtype`, so that every precision sees the same numbers,
+    and the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     groups = tuple(HeadGroup(*group) for group in case.groups)
     shape = (*case.size, sum(group.heads for group in groups), case.head_dim)
 
     def randn(*size: int) -> Tensor:
-        return torch.randn(size, generator=generator).to(dtype)
+        return torch.randn(size, generator=generator).to(device, dtype)
 
     q, k, v, dout = (randn(*shape) for _ in range(4))
     rpb = [randn(*group.rpb_shape) for group in groups] if case.rpb else None
@@ -108,14 +111,16 @@ def run(inputs: Inputs, backend: str, dtype: torch.dtype) -> dict[str, Tensor]:
     return {name: value.detach().double() for name, value in values.items()}
 
 
-def errors(case: Case, backend: str, dtype: torch.dtype) -> dict[str, tuple[float, float]]:
+def errors(
+    case: Case, backend: str, dtype: torch.dtype, device: str = "cpu"
+) -> dict[str, tuple[float, float]]:
     """For output and gradients: the backend's largest error, and twice the reference's own.
 
     Both are measured in `dtype` against the reference in float64. The largest of few errors is
     itself noisy, so the second is at least two units in the last place of the largest value, which
     is what rounding a value, and the sum it comes from, once each may cost.
     """
-    inputs = draw(case, dtype)
+    inputs = draw(case, dtype, device=device)
     exact = run(inputs, "reference", torch.float64)
     got, plain = run(inputs, backend, dtype), run(inputs, "reference", dtype)
     result = {}

@@ -68,7 +68,7 @@ def test_a_query_sees_its_window_and_nothing_else():
             r"rpb\[1\] must be .* = \[1, 5, 5\], got \[1, 9, 9\]",
         ),
         ({"rpb": [torch.zeros(3, 9, 9).int(), torch.zeros(1, 5, 5)]}, "floating point"),
-        ({"backend": "fast"}, "unknown attention backend 'fast'; choose one of auto, cpu"),
+        ({"backend": "fast"}, "unknown attention backend 'fast'; choose one of auto, triton"),
     ],
 )
 def test_what_breaks_a_rule_is_refused_with_the_rule_and_the_values(changes, sentence):

@@ -1,0 +1,245 @@
+"""Neighborhood attention by the kernels of kernels.py, registered with torch.library.
+
+torch.compile sees one node for the forward pass and one for the backward. The gradient is of first
+order, and the same bits in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ops.neighborhood.impl.triton import kernels
+from ops.neighborhood.impl.triton.plan import (
+    SWEPT,
+    TILE,
+    Plan,
+    groups_of,
+    plan_columns,
+    plan_tiles,
+    power_of_two,
+)
+from ops.neighborhood.problem import HeadGroup
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    groups: Sequence[HeadGroup],
+    rpb: Sequence[Tensor] | None,
+    scale: float,
+) -> Tensor:
+    """Neighborhood attention of `[B, H, W, N, D]` tensors in float32, bfloat16 or float16."""
+    bias = None if rpb is None else torch.cat([table.flatten() for table in rpb]).float()
+    layout = [n for g in groups for n in (g.heads, g.kernel_size, g.dilation)]
+    out, _largest, _share = _forward(q, k, v, bias, layout, scale)
+    return out
+
+
+@torch.library.custom_op("stylenat::neighborhood_triton", mutates_args=())
+def _forward(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, layout: list[int], scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = (_unit_depth(x) for x in (q, k, v))
+    batch, height, width, heads, _ = q.shape
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    largest = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
+    share = torch.empty_like(largest)
+    plan = plan_tiles(groups_of(layout), height, width)
+    if batch:
+        with _device_of(q):
+            kernels.forward[(batch * plan.programs,)](
+                q, k, v, out, largest, share, q if bias is None else bias,
+                *q.stride()[:4], *k.stride()[:4], *v.stride()[:4],
+                height, width, heads, plan.programs, plan.layout, scale,
+                **_settings("forward", plan, q, bias),
+            )  # fmt: skip
+    return out, largest, share
+
+
+@torch.library.custom_op("stylenat::neighborhood_triton_backward", mutates_args=())
+def _backward(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    largest: Tensor,
+    share: Tensor,
+    layout: list[int],
+    scale: float,
+    needs_dbias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dout, q, k, v = (_unit_depth(x) for x in (dout, q, k, v))
+    batch, height, width, heads, _ = q.shape
+    dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3))
+    delta = torch.empty_like(largest)
+    groups = groups_of(layout)
+    strides = [stride for x in (q, k, v, dout) for stride in x.stride()[:4]]
+    shape = (height, width, heads)
+    columns, tiles = plan_columns(groups, height, width, batch), plan_tiles(groups, height, width)
+    has_dbias = bias is not None and needs_dbias
+    settings = _settings("backward_queries", columns, q, bias, has_dbias)
+    count, side = batch * columns.programs if has_dbias else 0, settings["BIAS_SIDE"]
+    shares = torch.empty(count, side, side, dtype=torch.float32, device=q.device)
+    table = q if bias is None else bias
+    if batch:
+        with _device_of(q):
+            kernels.backward_queries[(batch * columns.programs,)](
+                q, k, v, out, dout, largest, share, delta, table, dq, shares, *strides,
+                *shape, columns.programs, columns.tiles_a_program, columns.layout, scale,
+                **settings,
+            )  # fmt: skip
+            kernels.backward_keys[(batch * tiles.programs,)](
+                q, k, v, dout, largest, share, delta, table, dk, dv, *strides,
+                *shape, tiles.programs, tiles.layout, scale,
+                **_settings("backward_keys", tiles, q, bias),
+            )  # fmt: skip
+    dbias = _sum_shares(shares, columns, batch) if has_dbias else largest.new_empty(0)
+    return dq, dk, dv, dbias
+
+
+def _sum_shares(shares: Tensor, plan: Plan, batch: int) -> Tensor:
+    """The flat gradient of all tables, of the programs' shares `[B * programs, side, side]`."""
+    by_image = shares.unflatten(0, (batch, plan.programs))
+    tables = []
+    for group, first, count in plan.programs_of_groups():
+        own = by_image[:, first : first + count * group.heads]
+        summed = own.unflatten(1, (count, group.heads)).sum((0, 1))
+        side = 2 * group.kernel_size - 1
+        tables.append(summed[:, :side, :side].flatten())
+    return torch.cat(tables)
+
+
+def _settings(
+    kernel: str, plan: Plan, q: Tensor, bias: Tensor | None, has_dbias: bool = False
+) -> dict[str, Any]:
+    """Constants and tuning of one launch."""
+    kernel_sizes = tuple(group.kernel_size for group in plan.groups)
+    constants = kernel_constants(
+        kernel,
+        q.dtype,
+        q.shape[-1],
+        kernel_sizes=kernel_sizes,
+        halo_widths=plan.halo_widths,
+        has_bias=bias is not None,
+        has_dbias=has_dbias,
+        # As PyTorch's own products: TensorFloat-32 only where the user has turned it on.
+        is_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
+    )
+    return constants | tuning(kernel, q.dtype, q.shape[-1], max(kernel_sizes))
+
+
+def kernel_constants(
+    kernel: str,
+    dtype: torch.dtype,
+    head_dim: int,
+    *,
+    kernel_sizes: tuple[int, ...],
+    halo_widths: tuple[int, int],
+    has_bias: bool,
+    has_dbias: bool,
+    is_tf32: bool,
+) -> dict[str, Any]:
+    """What a kernel is compiled for. No side of a matrix product is below 16."""
+    wide, narrow = halo_widths
+    bias_side = 2 * max(kernel_sizes) - 1
+    constants = {
+        "GROUPS": len(kernel_sizes),
+        "HEAD_DIM": head_dim,
+        "BLOCK_D": max(16, power_of_two(head_dim)),
+        "TILE": TILE,
+        "WIDE": wide,
+        "NARROW": narrow,
+        "SWEPT": max(SWEPT, wide),
+        "TABLE": power_of_two(bias_side**2 + 1) if has_bias else 0,
+        "PRECISION": "tf32" if is_tf32 and dtype == torch.float32 else "ieee",
+    }
+    if kernel == "backward_queries":
+        # Two rows of keys at least: with TILE rows of queries, 16 pairs.
+        constants["SWEPT"] = max(SWEPT, 2 * wide)
+        constants["BIAS_SIDE"] = max(16, power_of_two(bias_side))
+        constants["HAS_DBIAS"] = has_dbias
+    return constants
+
+
+# (num_warps, num_stages) by bytes of an element, then by the head_dim they serve up to: what
+# compiles without spilling, or spills least (results/benchmarks/triton-compiled.json).
+TUNING = {
+    2: {
+        32: {"forward": (4, 2), "backward_queries": (4, 2), "backward_keys": (4, 2)},
+        64: {"forward": (4, 2), "backward_queries": (8, 2), "backward_keys": (8, 1)},
+        128: {"forward": (8, 2), "backward_queries": (8, 2), "backward_keys": (8, 2)},
+    },
+    4: {
+        32: {"forward": (8, 2), "backward_queries": (8, 2), "backward_keys": (8, 2)},
+        64: {"forward": (8, 1), "backward_queries": (8, 2), "backward_keys": (16, 2)},
+        128: {"forward": (16, 1), "backward_queries": (16, 1), "backward_keys": (16, 1)},
+    },
+}
+
+
+def tuning(kernel: str, dtype: torch.dtype, head_dim: int, kernel_size: int) -> dict[str, Any]:
+    """Warps and pipeline stages of a kernel."""
+    served = TUNING[dtype.itemsize]
+    num_warps, num_stages = served[min(limit for limit in served if limit >= head_dim)][kernel]
+    if kernel == "backward_queries" and kernel_size > 9:
+        num_warps = max(num_warps, 8)  # four times the sums for the bias
+    return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+
+
+def _unit_depth(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _device_of(x: Tensor) -> Any:
+    """Triton launches on the current GPU; the interpreter has none."""
+    return torch.cuda.device(x.device if x.is_cuda else -1)
+
+
+@_forward.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, layout: list[int], scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    largest, share = (q.new_empty(q.shape[:-1], dtype=torch.float32) for _ in range(2))
+    return q.new_empty(q.shape), largest, share
+
+
+@_backward.register_fake
+def _(
+    dout: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    bias: Tensor | None,
+    out: Tensor,
+    largest: Tensor,
+    share: Tensor,
+    layout: list[int],
+    scale: float,
+    needs_dbias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    count = 0 if bias is None or not needs_dbias else bias.numel()
+    dbias = q.new_empty(count, dtype=torch.float32)
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape), dbias
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    q, k, v, bias, ctx.layout, ctx.scale = inputs
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(q, k, v, bias, *output)
+
+
+def _differentiate(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    q, k, v, bias, *outputs = ctx.saved_tensors
+    needs_dbias = ctx.needs_input_grad[3]
+    dq, dk, dv, dbias = _backward(dout, q, k, v, bias, *outputs, ctx.layout, ctx.scale, needs_dbias)
+    return dq, dk, dv, dbias if needs_dbias else None, None, None
+
+
+_forward.register_autograd(_differentiate, setup_context=_setup_context)
