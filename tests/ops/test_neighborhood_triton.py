@@ -123,6 +123,13 @@ def test_kernels_of_the_published_models_compile_for_ampere_and_hopper_without_s
         assert int(shared_bytes) <= 99 * 1024, kernel  # what the smallest GPUs of that age have
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it tunes")
+def test_tuning_asks_for_a_gpu():
+    result = elsewhere("-m", "ops.neighborhood.impl.triton.tune")
+    assert result.returncode == 1
+    assert "PyTorch sees none here" in result.stderr
+
+
 def test_the_interpreter_and_the_compiler_are_not_mixed_up():
     result = elsewhere("-m", "ops.neighborhood.impl.triton.ahead", TRITON_INTERPRET="1")
     assert result.returncode == 1

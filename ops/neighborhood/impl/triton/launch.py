@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ops.neighborhood.impl.triton import kernels
 from ops.neighborhood.impl.triton.plan import (
-    SWEPT,
     TILE,
     Plan,
     groups_of,
@@ -116,81 +115,64 @@ def _sum_shares(shares: Tensor, plan: Plan, batch: int) -> Tensor:
     return torch.cat(tables)
 
 
+# (SWEPT, num_warps, num_stages) by bytes of an element, then by the head_dim they serve up to: what
+# compiles without spilling, or spills least (results/benchmarks/triton-compiled.json).
+TUNING = {
+    2: {
+        32: {"forward": (32, 4, 2), "backward_queries": (32, 4, 2), "backward_keys": (32, 4, 2)},
+        64: {"forward": (32, 4, 2), "backward_queries": (32, 8, 2), "backward_keys": (32, 8, 1)},
+        128: {"forward": (32, 8, 2), "backward_queries": (32, 8, 2), "backward_keys": (32, 8, 2)},
+    },
+    4: {
+        32: {"forward": (32, 8, 2), "backward_queries": (32, 8, 2), "backward_keys": (32, 8, 2)},
+        64: {"forward": (32, 8, 1), "backward_queries": (32, 8, 2), "backward_keys": (32, 16, 2)},
+        128: {
+            "forward": (32, 16, 1),
+            "backward_queries": (32, 16, 1),
+            "backward_keys": (32, 16, 1),
+        },
+    },
+}
+
+
+def tuning_of(dtype: torch.dtype, head_dim: int) -> dict[str, tuple[int, int, int]]:
+    """The row of TUNING that serves a call, by kernel."""
+    rows = TUNING[dtype.itemsize]
+    return rows[min(limit for limit in rows if limit >= head_dim)]
+
+
 def _settings(
     kernel: str, plan: Plan, q: Tensor, bias: Tensor | None, has_dbias: bool = False
 ) -> dict[str, Any]:
-    """Constants and tuning of one launch."""
-    kernel_sizes = tuple(group.kernel_size for group in plan.groups)
-    constants = kernel_constants(
-        kernel,
-        q.dtype,
-        q.shape[-1],
-        kernel_sizes=kernel_sizes,
-        halo_widths=plan.halo_widths,
-        has_bias=bias is not None,
-        has_dbias=has_dbias,
-        # As PyTorch's own products: TensorFloat-32 only where the user has turned it on.
-        is_tf32=torch.backends.cuda.matmul.fp32_precision == "tf32",
-    )
-    return constants | tuning(kernel, q.dtype, q.shape[-1], max(kernel_sizes))
-
-
-def kernel_constants(
-    kernel: str,
-    dtype: torch.dtype,
-    head_dim: int,
-    *,
-    kernel_sizes: tuple[int, ...],
-    halo_widths: tuple[int, int],
-    has_bias: bool,
-    has_dbias: bool,
-    is_tf32: bool,
-) -> dict[str, Any]:
     """What a kernel is compiled for. No side of a matrix product is below 16."""
-    wide, narrow = halo_widths
-    bias_side = 2 * max(kernel_sizes) - 1
-    constants = {
-        "GROUPS": len(kernel_sizes),
+    head_dim = q.shape[-1]
+    wide, narrow = plan.halo_widths
+    kernel_size = max(group.kernel_size for group in plan.groups)
+    swept, num_warps, num_stages = tuning_of(q.dtype, head_dim)[kernel]
+    # As PyTorch's own products: TensorFloat-32 only where the user has turned it on.
+    is_tf32 = q.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    settings = {
+        "GROUPS": len(plan.groups),
         "HEAD_DIM": head_dim,
         "BLOCK_D": max(16, power_of_two(head_dim)),
         "TILE": TILE,
         "WIDE": wide,
         "NARROW": narrow,
-        "SWEPT": max(SWEPT, wide),
-        "TABLE": power_of_two(bias_side**2 + 1) if has_bias else 0,
-        "PRECISION": "tf32" if is_tf32 and dtype == torch.float32 else "ieee",
+        "SWEPT": max(swept, wide),
+        "TABLE": 0 if bias is None else power_of_two((2 * kernel_size - 1) ** 2 + 1),
+        "PRECISION": "tf32" if is_tf32 else "ieee",
+        "num_warps": num_warps,
+        "num_stages": num_stages,
+        "enable_fp_fusion": True,
     }
     if kernel == "backward_queries":
         # Two rows of keys at least: with TILE rows of queries, 16 pairs.
-        constants["SWEPT"] = max(SWEPT, 2 * wide)
-        constants["BIAS_SIDE"] = max(16, power_of_two(bias_side))
-        constants["HAS_DBIAS"] = has_dbias
-    return constants
-
-
-# (num_warps, num_stages) by bytes of an element, then by the head_dim they serve up to: what
-# compiles without spilling, or spills least (results/benchmarks/triton-compiled.json).
-TUNING = {
-    2: {
-        32: {"forward": (4, 2), "backward_queries": (4, 2), "backward_keys": (4, 2)},
-        64: {"forward": (4, 2), "backward_queries": (8, 2), "backward_keys": (8, 1)},
-        128: {"forward": (8, 2), "backward_queries": (8, 2), "backward_keys": (8, 2)},
-    },
-    4: {
-        32: {"forward": (8, 2), "backward_queries": (8, 2), "backward_keys": (8, 2)},
-        64: {"forward": (8, 1), "backward_queries": (8, 2), "backward_keys": (16, 2)},
-        128: {"forward": (16, 1), "backward_queries": (16, 1), "backward_keys": (16, 1)},
-    },
-}
-
-
-def tuning(kernel: str, dtype: torch.dtype, head_dim: int, kernel_size: int) -> dict[str, Any]:
-    """Warps and pipeline stages of a kernel."""
-    served = TUNING[dtype.itemsize]
-    num_warps, num_stages = served[min(limit for limit in served if limit >= head_dim)][kernel]
-    if kernel == "backward_queries" and kernel_size > 9:
-        num_warps = max(num_warps, 8)  # four times the sums for the bias
-    return {"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True}
+        settings["SWEPT"] = max(swept, 2 * wide)
+        settings["BIAS_SIDE"] = max(16, power_of_two(2 * kernel_size - 1))
+        settings["HAS_DBIAS"] = has_dbias
+        if kernel_size > 9:
+            settings["num_warps"] = max(num_warps, 8)  # four times the sums for the bias
+    return settings
 
 
 def _unit_depth(x: Tensor) -> Tensor:
