@@ -160,7 +160,8 @@ class Upsample(nn.Module):
         columns_HWC = table[None, :width].expand(height, -1, -1)
         rows_HWC = table[:height, None].expand(-1, width, -1)
         position_HWC = torch.cat([columns_HWC, rows_HWC], dim=-1)
-        return x_BHWC + position_HWC
+        # Under autocast the tokens stay in its precision: half the bytes to move and to keep.
+        return x_BHWC + position_HWC.to(x_BHWC.dtype)
 
 
 class ToRGB(nn.Module):
