@@ -6,7 +6,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from stylenat.benchmarks.report import Report, measure, measure_ceilings
+from stylenat.benchmarks.machine import measure_ceilings
+from stylenat.benchmarks.report import Report
+from stylenat.benchmarks.timing import measure
 from stylenat.data import open_images, training_batches
 from stylenat.data.pool import available_processors
 from stylenat.data.prepare import Settings, prepare
@@ -23,7 +25,7 @@ def bench_data(*, repeats: int) -> Report:
     Preparing counts the start of its processes; reading is timed between batches, once they come.
     """
     report = Report(
-        "data-cpu",
+        "data",
         f"Data: drawn faces to a zip, and training batches of {BATCH} from it",
         ("what", "resolution", "workers", "images_per_second", "least", "most"),
         measure_ceilings(),

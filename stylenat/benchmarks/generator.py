@@ -1,70 +1,152 @@
-"""One image through a whole generator, beside the same network with its attention taken out."""
+"""Images a second of a whole generator, beside the same network with its attention taken out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
-from stylenat.benchmarks.report import Report, Timing, measure, measure_ceilings
+from stylenat.benchmarks.machine import exact_products, measure_ceilings
+from stylenat.benchmarks.profiler import time_by_kernel
+from stylenat.benchmarks.report import Report
+from stylenat.benchmarks.timing import Timing, measure, peak_memory_mb, reset_peak_memory
+from stylenat.benchmarks.work import forward_flop, without_attention
 from stylenat.config import load_config
-from stylenat.models import Generator, attention
+from stylenat.models import Generator, GeneratorConfig
+from stylenat.sampling import compile_synthesis
+
+DTYPES = (torch.float32, torch.bfloat16)
+COLUMNS = (
+    "network",
+    "mode",
+    "dtype",
+    "batch",
+    "images_per_second",
+    "seconds",
+    "least",
+    "most",
+    "relative_error",
+    "tflops",
+    "of_product_ceiling",
+    "memory_mb",
+)
 
 
-def bench_generator(config_path: Path, *, repeats: int) -> Report:
-    """Seconds an image on the CPU: float32 and bfloat16, with attention and without.
+def bench_generator(
+    config_path: Path,
+    *,
+    device: torch.device,
+    batches: Sequence[int],
+    repeats: int,
+    dtypes: Sequence[torch.dtype] = DTYPES,
+    compiled: bool = False,
+    profiled: bool = False,
+) -> Report:
+    """A generator with fresh weights: each dtype, with attention and without, by batch.
 
-    bfloat16 is autocast, as in training. Without attention every call of the operation gives back
-    its values (the projections stay): what is left is the cost of everything else.
-    `relative_error` is the root mean square error of the image, over the standard deviation of its
-    pixels.
+    bfloat16 is autocast, as in training; float32 is without TF32. Without attention every call of
+    the operation gives back its values (the projections stay): what is left is the cost of
+    everything else. `relative_error` is the root mean square error of the first image against eager
+    float32, over the standard deviation of its pixels. FLOP are `forward_flop`'s. With `compiled`,
+    by `compile_synthesis` as well. A batch that a GPU's memory does not hold ends the larger ones.
+    `profiled` adds the time by kernel of the largest batch that fitted, in bfloat16.
     """
     config = load_config(config_path).model.generator
+    side = config.resolution
     report = Report(
-        f"generator-{config_path.stem}-cpu",
-        f"{config_path.stem}: one {config.resolution}x{config.resolution} image, CPU",
-        ("network", "dtype", "seconds", "least", "most", "relative_error"),
-        measure_ceilings(),
+        f"generator-{config_path.stem}{'-compiled' if compiled else ''}",
+        f"{config_path.stem}: images of {side}x{side}",
+        COLUMNS,
+        measure_ceilings(device),
+        device,
     )
     torch.manual_seed(0)
-    generator = Generator(config).eval().requires_grad_(False)
-    z = torch.randn(1, config.z_dim)
-    exact = generator(z)
-    changes: dict[str, Callable[[], AbstractContextManager[object]]] = {"whole": nullcontext}
-    if any(isinstance(level.attention, tuple) for level in config.levels):
-        changes["attention taken out"] = _without_attention
-    for name, change in changes.items():
-        for dtype in (torch.float32, torch.bfloat16):
-            seconds, image = _time_image(generator, z, dtype, change, repeats)
-            error = (image - exact).square().mean().sqrt() / exact.std()
-            report.add(
-                network=name,
-                dtype=str(dtype).removeprefix("torch."),
-                seconds=seconds.median,
-                least=seconds.least,
-                most=seconds.most,
-                relative_error=error.item() if change is nullcontext else None,
-            )
+    generator = Generator(config).to(device).eval().requires_grad_(False)
+    networks = {"eager": generator}
+    if compiled:
+        networks["compiled"] = copy.deepcopy(generator)
+        compile_synthesis(networks["compiled"])
+    with exact_products(), report.until_interrupted():
+        for mode, network in networks.items():
+            for name, change in _changes(config, mode).items():
+                for dtype in dtypes:
+                    with change():
+                        _bench(report, generator, network, (name, mode), dtype, batches, repeats)
+        if profiled:
+            batch = max((row["batch"] for row in report.rows), default=1)
+            report.profile = _profile(networks[mode], batch, f"{report.title}, {mode}", device)
     return report
 
 
-def _time_image(
-    generator: Generator,
-    z: Tensor,
+def _changes(
+    config: GeneratorConfig, mode: str
+) -> dict[str, Callable[[], AbstractContextManager[object]]]:
+    changes: dict[str, Callable[[], AbstractContextManager[object]]] = {"whole": nullcontext}
+    if mode == "eager" and any(isinstance(level.attention, tuple) for level in config.levels):
+        changes["attention taken out"] = without_attention
+    return changes
+
+
+def _bench(
+    report: Report,
+    exact: Generator,
+    network: Generator,
+    names: tuple[str, str],
     dtype: torch.dtype,
-    change: Callable[[], AbstractContextManager[object]],
+    batches: Sequence[int],
     repeats: int,
+) -> None:
+    """A row a batch of `network`, until the memory is full; the error is against `exact`."""
+    flop = forward_flop(network.config)
+    for batch in sorted(batches):
+        z = torch.randn(batch, network.z_dim, device=report.device)
+        if names[1] == "compiled":
+            torch.compiler.reset()  # dynamo gives up compiling after eight shapes
+        reset_peak_memory(report.device)
+        try:
+            seconds, images = _time(network, z, dtype, repeats)
+        except torch.OutOfMemoryError:
+            report.notes.append(f"{', '.join(names)}: batch {batch} does not fit the memory.")
+            return
+        memory = peak_memory_mb(report.device)
+        flops = batch * flop / seconds.median
+        report.add(
+            network=names[0],
+            mode=names[1],
+            dtype=str(dtype).removeprefix("torch."),
+            batch=batch,
+            images_per_second=batch / seconds.median,
+            seconds=seconds.median,
+            least=seconds.least,
+            most=seconds.most,
+            relative_error=_error(exact(z[:1]), images[:1]) if names[0] == "whole" else None,
+            tflops=flops / 1e12 if names[0] == "whole" else None,
+            of_product_ceiling=flops / report.ceilings.flops(dtype)
+            if names[0] == "whole"
+            else None,
+            memory_mb=memory,
+        )
+
+
+def _time(
+    generator: Generator, z: Tensor, dtype: torch.dtype, repeats: int
 ) -> tuple[Timing, Tensor]:
-    with change(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
-        return measure(lambda: generator(z), repeats=repeats), generator(z)
+    with torch.no_grad(), torch.autocast(z.device.type, dtype, enabled=dtype != torch.float32):
+        seconds = measure(lambda: generator(z), repeats=repeats, device=z.device)
+        return seconds, generator(z)
 
 
-def _without_attention() -> AbstractContextManager[object]:
-    def give_back_values(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
-        return v.contiguous()
+def _error(exact: Tensor, image: Tensor) -> float:
+    return ((image - exact).square().mean().sqrt() / exact.std()).item()
 
-    return patch.object(attention, "neighborhood_attention_2d", give_back_values)
+
+def _profile(generator: Generator, batch: int, title: str, device: torch.device) -> str:
+    z = torch.randn(batch, generator.z_dim, device=device)
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+        return time_by_kernel(
+            lambda: generator(z), f"{title}, bfloat16, batch {batch}", device=device
+        )

@@ -2,109 +2,184 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
 
-from ops.neighborhood import BACKENDS, HeadGroup, neighborhood_attention_2d
-from ops.neighborhood.problem import describe
-from stylenat.benchmarks.flex import compiled_flex
-from stylenat.benchmarks.report import Report, Timing, measure, measure_ceilings
+from ops.neighborhood import BACKENDS, HeadGroup
+from stylenat.benchmarks.calls import Attend, Call, time_call
+from stylenat.benchmarks.machine import measure_ceilings
+from stylenat.benchmarks.report import Report
+from stylenat.benchmarks.rivals import compiled_flex, dense_attention
 
-# (side, groups); all with head_dim 32 and one image.
-SHAPES = (
-    (64, (HeadGroup(16, 7, 8),)),
-    (64, (HeadGroup(8, 7, 1), HeadGroup(8, 7, 8))),
-    (256, (HeadGroup(4, 7, 1),)),
-    (256, (HeadGroup(4, 7, 32),)),
+# FFHQ-256's levels; all with head_dim 32.
+LEVELS: tuple[tuple[int, tuple[HeadGroup, ...]], ...] = (
     (256, (HeadGroup(2, 7, 1), HeadGroup(2, 7, 32))),
     (128, (HeadGroup(4, 7, 1), HeadGroup(4, 7, 16))),
+    (64, (HeadGroup(8, 7, 1), HeadGroup(8, 7, 8))),
     (32, (HeadGroup(8, 7, 1), HeadGroup(8, 7, 4))),
     (16, (HeadGroup(8, 7, 1), HeadGroup(8, 7, 2))),
 )
-HEAD_DIM = 32
-FLEX_SIDE = 64  # FlexAttention on the CPU takes seconds above, and many minutes to build its mask
+# On a CPU; the first has figures of other implementations, in results/README.md.
+SHAPES = (
+    (64, (HeadGroup(16, 7, 8),)),
+    (256, (HeadGroup(4, 7, 1),)),
+    (256, (HeadGroup(4, 7, 32),)),
+    *LEVELS,
+)
 REFERENCE_SIDE = 64
+SLOW_REPEATS = 3
+# A dense mask takes side**4 values a head: 34 MB in all for 16 heads at 32x32 in bfloat16.
+DENSE_SIDE = {"cpu": 32, "cuda": 64}
+FLEX_SIDE = 64  # on a CPU; FlexAttention takes seconds above, and many minutes to build its mask
+
+COLUMNS = (
+    "shape",
+    "batch",
+    "dtype",
+    "backend",
+    "bias",
+    "forward_ms",
+    "least_ms",
+    "most_ms",
+    "with_backward_ms",
+    "with_backward_least_ms",
+    "with_backward_most_ms",
+    "gflops",
+    "of_product_ceiling",
+    "gbytes",
+    "of_copy_ceiling",
+    "memory_mb",
+)
 
 
-def bench_op(*, repeats: int) -> Report:
-    """Forward and forward plus backward of every backend, with bias, on the CPU.
+def bench_op(
+    *, device: torch.device, batches: Sequence[int], repeats: int, max_side: int = 1024
+) -> Report:
+    """Forward and forward plus backward of every backend, with bias, and of its rivals.
 
-    FLOP count the two products of the forward pass: 4 * pixels * heads * kernel_size**2 * head_dim.
+    FLOP are of the forward pass's two products, bytes of q, k, v and output. `memory_mb` is the
+    peak of forward plus backward on a GPU. `natten` runs without a bias too: what it is made for.
     """
     report = Report(
-        "op-cpu",
-        "Neighborhood attention with bias, head_dim 32, one image, CPU",
-        ("shape", "dtype", "backend", "forward_ms", "least_ms", "with_backward_ms", "gflops"),
-        measure_ceilings(),
+        "op", "Neighborhood attention, head_dim 32", COLUMNS, measure_ceilings(device), device
     )
-    for side, groups in SHAPES:
-        for dtype in (torch.float32, torch.bfloat16):
-            _bench_shape(report, side, groups, dtype, repeats)
-    first = {row["backend"]: row["forward_ms"] for row in report.rows[:3]}
-    if "flex" in first and "cpu" in first:
-        ratio = first["flex"] / first["cpu"]
-        report.notes.append(f"cpu against compiled FlexAttention, first shape: {ratio:.0f} times.")
+    with report.until_interrupted():
+        for side, groups in SHAPES if device.type == "cpu" else LEVELS:
+            for batch in batches if side <= max_side else ():
+                for dtype in (torch.float32, torch.bfloat16):
+                    call = Call.draw(side, groups, batch=batch, dtype=dtype, device=device)
+                    _bench_backends(report, call, repeats)
+                    _bench_rivals(report, call, repeats)
+    report.notes += [*_natten_notes(report.rows), *_flex_notes(report.rows)]
     return report
 
 
-def _bench_shape(
-    report: Report, side: int, groups: Sequence[HeadGroup], dtype: torch.dtype, repeats: int
-) -> None:
-    heads = sum(group.heads for group in groups)
-    # Views of one tensor, as the qkv projection of a network gives them.
-    q, k, v = torch.randn(1, side, side, 3, heads, HEAD_DIM).to(dtype).unbind(3)
-    rpb = [torch.randn(group.rpb_shape, requires_grad=True) for group in groups]
-    flop = 4 * side**2 * HEAD_DIM * sum(group.heads * group.kernel_size**2 for group in groups)
-    shape = f"{side}x{side} " + " + ".join(
-        f"{group.heads}h k{group.kernel_size} d{group.dilation}" for group in groups
-    )
-
-    def add(backend: str, forward: Timing, both: Timing | None) -> None:
-        report.add(
-            shape=shape,
-            dtype=str(dtype).removeprefix("torch."),
-            backend=backend,
-            forward_ms=forward.ms,
-            least_ms=1e3 * forward.least,
-            with_backward_ms=None if both is None else both.ms,
-            gflops=flop / forward.median / 1e9,
-        )
-
-    problem = describe(q, k, v, groups, rpb)
+def _bench_backends(report: Report, call: Call, repeats: int) -> None:
     for backend in BACKENDS:
-        if backend.unsupported(problem) is not None:
+        is_slow = backend.name == "reference"
+        if is_slow and (call.side > REFERENCE_SIDE or call.q.dtype != torch.float32):
             continue
-        slow = backend.name == "reference"
-        if slow and (side > REFERENCE_SIDE or dtype != torch.float32):
-            continue
-        forward, both = _time(q, k, v, groups, rpb, backend.name, 3 if slow else repeats)
-        add(backend.name, forward, both)
-    if side <= FLEX_SIDE and len(groups) == 1 and dtype == torch.float32:
-        call = compiled_flex(side, groups[0], rpb[0].detach())
-        heads_first = [x.flatten(1, 2).transpose(1, 2).contiguous() for x in (q, k, v)]
-        with torch.no_grad():
-            add("flex", measure(lambda: call(*heads_first), repeats=3), None)
+        for bias in (True, False) if backend.name == "natten" else (True,):
+            if call.unsupported(backend, bias=bias) is None:
+                count = min(SLOW_REPEATS, repeats) if is_slow else repeats
+                attend = call.attend(backend.name, bias=bias)
+                _bench(report, call, backend.name, attend, count, bias=bias)
 
 
-def _time(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    groups: Sequence[HeadGroup],
-    rpb: Sequence[Tensor],
-    backend: str,
+def _bench_rivals(report: Report, call: Call, repeats: int) -> None:
+    """PyTorch's attention behind a dense mask, and where no backend of ours is it, its Flex."""
+    q, k, v = (x.flatten(1, 2).transpose(1, 2).contiguous() for x in (call.q, call.k, call.v))
+    swapped = Call(call.side, call.groups, q, k, v, call.rpb)
+    rpb = [table.detach() for table in call.rpb]
+    count = min(SLOW_REPEATS, repeats)
+    if call.side <= DENSE_SIDE[report.device.type]:
+        dense = dense_attention(call.side, call.groups, rpb, call.q.dtype)
+        _bench(report, swapped, "dense mask", dense, count, of=call, tables=False)
+    is_first = len(call.groups) == 1 and call.side <= FLEX_SIDE and len(call.q) == 1
+    if report.device.type == "cpu" and is_first and call.q.dtype == torch.float32:
+        flex = compiled_flex(call.side, call.groups[0], rpb[0])
+        _bench(report, swapped, "flex", flex, count, of=call, backward=False)
+
+
+def _bench(
+    report: Report,
+    call: Call,
+    name: str,
+    attend: Attend,
     repeats: int,
-) -> tuple[Timing, Timing]:
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return neighborhood_attention_2d(q, k, v, groups, rpb, backend=backend)
-
-    with torch.no_grad():
-        forward = measure(lambda: attend(q, k, v), repeats=repeats)
-    leaves = [x.detach().requires_grad_() for x in (q, k, v)]
-    dout = torch.ones(q.shape, dtype=q.dtype)
-    both = measure(
-        lambda: torch.autograd.grad(attend(*leaves), [*leaves, *rpb], dout), repeats=repeats
+    *,
+    bias: bool = True,
+    tables: bool = True,
+    backward: bool = True,
+    of: Call | None = None,
+) -> None:
+    """A row: `attend` on the call's tensors. With `tables` the biases get gradients as well."""
+    call_of_row = call if of is None else of
+    learned = call.rpb if bias and tables else []
+    try:
+        forward, both, memory = time_call(
+            report.device, call, attend, learned, repeats=repeats, backward=backward
+        )
+    except Exception as error:  # a backend that fails must not cost the others their rows
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        report.notes.append(f"{name} failed at {call_of_row}, {call.q.dtype}: {reason[0]}")
+        return
+    ceilings = report.ceilings
+    flops, moved = call_of_row.flop / forward.median, call_of_row.bytes / forward.median
+    report.add(
+        shape=str(call_of_row),
+        batch=len(call.q),
+        dtype=str(call.q.dtype).removeprefix("torch."),
+        backend=name,
+        bias=bias,
+        forward_ms=forward.ms,
+        least_ms=1e3 * forward.least,
+        most_ms=1e3 * forward.most,
+        with_backward_ms=None if both is None else both.ms,
+        with_backward_least_ms=None if both is None else 1e3 * both.least,
+        with_backward_most_ms=None if both is None else 1e3 * both.most,
+        gflops=flops / 1e9,
+        of_product_ceiling=flops / ceilings.flops(call.q.dtype),
+        gbytes=moved / 1e9,
+        of_copy_ceiling=moved / ceilings.copied_bytes,
+        memory_mb=memory,
     )
-    return forward, both
+
+
+# Comparisons
+
+
+def triton_over_natten(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str, str], float]:
+    """How many times as long `triton` with bias takes as `natten` without it, where both ran.
+
+    By shape, batch, dtype and `forward` or `with_backward`.
+    """
+    ours: dict[tuple[str, int, str, str], float] = {}
+    theirs: dict[tuple[str, int, str, str], float] = {}
+    for row in rows:
+        for part in ("forward", "with_backward"):
+            key = (row["shape"], row["batch"], row["dtype"], part)
+            if row["backend"] == "triton" and row["bias"]:
+                ours[key] = row[f"{part}_ms"]
+            elif row["backend"] == "natten" and not row["bias"]:
+                theirs[key] = row[f"{part}_ms"]
+    return {key: ours[key] / theirs[key] for key in ours if key in theirs}
+
+
+def _natten_notes(rows: Iterable[dict[str, Any]]) -> list[str]:
+    ratios = triton_over_natten(rows)
+    return [
+        f"triton with bias takes {ratio:.2f} times as long as natten without, "
+        f"{part.replace('_', ' ')}: {shape}, batch {batch}, {dtype}."
+        for (shape, batch, dtype, part), ratio in ratios.items()
+    ]
+
+
+def _flex_notes(rows: Sequence[dict[str, Any]]) -> list[str]:
+    first = {row["backend"]: row["forward_ms"] for row in rows if row["shape"] == rows[0]["shape"]}
+    if "flex" not in first or "cpu" not in first:
+        return []
+    ratio = first["flex"] / first["cpu"]
+    return [f"cpu against compiled FlexAttention, first shape: {ratio:.0f} times."]

@@ -7,18 +7,35 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stylenat.cli.options import BATCHES, COMPILE, DEVICE
+
 if TYPE_CHECKING:
+    import torch
+
     from stylenat.benchmarks.report import Report
 
 
 @click.group()
 def bench() -> None:
-    """Measure speed on this machine's CPU, print a table, and write it as JSON."""
+    """Measure speed on this machine, print a table, and write it as JSON."""
 
 
+CONFIG = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=Path("configs/ffhq256.yaml"),
+    show_default=True,
+    metavar="PATH",
+    help="The networks' YAML.",
+)
 REPEATS = click.option(
     "--repeats", type=click.IntRange(1), default=9, show_default=True, help="Runs that count."
 )
+MAX_SIDE = click.option(
+    "--max-side", type=click.IntRange(16), default=1024, help="Leave out larger maps."
+)
+PROFILE = click.option("--profile", is_flag=True, help="Add the time by kernel, as text.")
 OUTDIR = click.option(
     "--outdir",
     type=click.Path(path_type=Path),
@@ -28,36 +45,137 @@ OUTDIR = click.option(
 
 
 @bench.command("op")
+@BATCHES
+@MAX_SIDE
+@DEVICE
 @REPEATS
 @OUTDIR
-def bench_op(repeats: int, outdir: Path | None) -> None:
-    """The attention operation: every backend at the shapes of FFHQ, and FlexAttention."""
-    from stylenat.benchmarks import op
-    from stylenat.memory import keep_freed_memory
+def bench_op(
+    batches: tuple[int, ...] | None, max_side: int, device: str, repeats: int, outdir: Path | None
+) -> None:
+    """The attention operation: every backend at the shapes of FFHQ, and its rivals.
 
-    keep_freed_memory()
-    _finish(op.bench_op(repeats=repeats), outdir)
+    By default with one image; on a GPU with eight as well.
+    """
+    from stylenat.benchmarks import op
+
+    chosen = _prepare(device)
+    batches = batches or ((1, 8) if chosen.type == "cuda" else (1,))
+    report = op.bench_op(device=chosen, batches=batches, repeats=repeats, max_side=max_side)
+    _finish(report, outdir)
+
+
+@bench.command("tokens")
+@MAX_SIDE
+@DEVICE
+@REPEATS
+@OUTDIR
+def bench_tokens(max_side: int, device: str, repeats: int, outdir: Path | None) -> None:
+    """The attention operation's cost a token, from 64x64 to 1024x1024."""
+    from stylenat.benchmarks import tokens
+
+    if max_side < tokens.SIDES[0]:
+        raise click.BadParameter(
+            f"the smallest map here is {tokens.SIDES[0]}", param_hint="max-side"
+        )
+    chosen = _prepare(device)
+    _finish(tokens.bench_tokens(device=chosen, repeats=repeats, max_side=max_side), outdir)
 
 
 @bench.command("generator")
+@CONFIG
+@BATCHES
 @click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    default=Path("configs/ffhq256.yaml"),
-    show_default=True,
-    metavar="PATH",
-    help="The model's YAML.",
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="That one alone, not both."
 )
+@COMPILE
+@PROFILE
+@DEVICE
 @REPEATS
 @OUTDIR
-def bench_generator(config_path: Path, repeats: int, outdir: Path | None) -> None:
-    """One image through a generator with fresh weights, and through it without attention."""
-    from stylenat.benchmarks import generator
-    from stylenat.memory import keep_freed_memory
+def bench_generator(
+    config_path: Path,
+    batches: tuple[int, ...] | None,
+    dtype: str | None,
+    compiled: bool,
+    profile: bool,
+    device: str,
+    repeats: int,
+    outdir: Path | None,
+) -> None:
+    """Images a second of a generator with fresh weights, and of it without attention.
 
-    keep_freed_memory()
-    _finish(generator.bench_generator(config_path, repeats=repeats), outdir)
+    By default in batches of 1, 2 and 4; on a GPU on to 256, or to where its memory is full.
+    """
+    from stylenat.benchmarks import generator
+    from stylenat.sampling import DTYPES
+
+    chosen = _prepare(device)
+    report = generator.bench_generator(
+        config_path,
+        device=chosen,
+        batches=batches or [2**n for n in range(9 if chosen.type == "cuda" else 3)],
+        repeats=repeats,
+        dtypes=generator.DTYPES if dtype is None else (DTYPES[dtype],),
+        compiled=compiled,
+        profiled=profile,
+    )
+    _finish(report, outdir)
+
+
+@bench.command("training")
+@CONFIG
+@click.option(
+    "--resolution", type=int, metavar="SIDE", help="Cut the networks to images of this side."
+)
+@BATCHES
+@click.option(
+    "--dtype",
+    "precision",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="The precision; by default the config's.",
+)
+@COMPILE
+@PROFILE
+@DEVICE
+@REPEATS
+@OUTDIR
+def bench_training(
+    config_path: Path,
+    resolution: int | None,
+    batches: tuple[int, ...] | None,
+    precision: str | None,
+    compiled: bool,
+    profile: bool,
+    device: str,
+    repeats: int,
+    outdir: Path | None,
+) -> None:
+    """Seconds of each part of a training step, in the config's recipe, on random images.
+
+    By default with the config's batch.
+    """
+    from stylenat.benchmarks import training
+    from stylenat.config import load_config
+
+    overrides = [] if precision is None else [f"train.precision={precision}"]
+    config = load_config(config_path, [*overrides, *(["train.compile=true"] if compiled else [])])
+    name = config_path.stem
+    if resolution is not None:
+        config, name = training.cut(config, resolution), f"{name}-cut{resolution}"
+    if precision is not None:
+        name = f"{name}-{precision}"
+    if compiled:
+        name = f"{name}-compiled"
+    report = training.bench_training(
+        config,
+        name=name,
+        device=_prepare(device),
+        batches=batches or (config.train.batch,),
+        repeats=repeats,
+        profiled=profile,
+    )
+    _finish(report, outdir)
 
 
 @bench.command("data")
@@ -68,6 +186,15 @@ def bench_data(repeats: int, outdir: Path | None) -> None:
     from stylenat.benchmarks import data
 
     _finish(data.bench_data(repeats=repeats), outdir)
+
+
+def _prepare(device: str) -> torch.device:
+    """The device that was asked for, and freed memory kept."""
+    from stylenat.distributed import pick_device
+    from stylenat.memory import keep_freed_memory
+
+    keep_freed_memory()
+    return pick_device(device)
 
 
 def _finish(report: Report, outdir: Path | None) -> None:

@@ -2,6 +2,28 @@
 
 import click
 
+
+class Batches(click.ParamType):
+    """`1,8,64`: batch sizes."""
+
+    name = "batches"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, ...]:
+        pieces = str(value).split(",")
+        if all(piece.isascii() and piece.isdecimal() and int(piece) > 0 for piece in pieces):
+            return tuple(int(piece) for piece in pieces)
+        self.fail(f"'{value}' is not batches from 1 up, such as 1,8,64", parameter, context)
+
+
+BATCHES = click.option("--batch", "batches", type=Batches(), metavar="LIST", help="Such as 1,8,64.")
+COMPILE = click.option(
+    "--compile",
+    "compiled",
+    is_flag=True,
+    help="Through torch.compile; small batches on a GPU as CUDA graphs. Costs up to minutes first.",
+)
 DEVICE = click.option(
     "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
 )

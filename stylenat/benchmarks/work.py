@@ -1,0 +1,49 @@
+"""Floating-point operations that the networks need, counted from shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from stylenat.models import Generator, GeneratorConfig, attention
+
+
+def attention_flop(config: GeneratorConfig) -> int:
+    """The two products of the neighborhood attention of one image's forward pass."""
+    flop = 0
+    for level in config.levels:
+        if isinstance(level.attention, tuple):
+            keys = sum(group.heads * group.kernel_size**2 for group in level.attention)
+            head_dim = level.channels // level.heads
+            flop += level.blocks * 4 * level.resolution**2 * head_dim * keys
+    return flop
+
+
+def forward_flop(config: GeneratorConfig) -> int:
+    """Products and convolutions of one image's forward pass: attention and everything else."""
+    with torch.device("meta"):
+        generator, z = Generator(config).requires_grad_(False), torch.empty(1, config.z_dim)
+    with without_attention():
+        return attention_flop(config) + counted_flop(lambda: generator(z))
+
+
+def counted_flop(run: Callable[[], object]) -> int:
+    """What PyTorch's counter sees in `run`: its own products and convolutions, no attention of
+    ours."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def without_attention() -> AbstractContextManager[object]:
+    """Within the block neighborhood attention gives back its values."""
+
+    def give_back_values(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
+        return v.contiguous()
+
+    return patch.object(attention, "neighborhood_attention_2d", give_back_values)
