@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stylenat.cli.options import DEVICE, DTYPE, SNAPSHOT, TRUNC
+from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC
 
 
 class Sheet(click.ParamType):
@@ -41,6 +41,7 @@ class Sheet(click.ParamType):
 @click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
 @DEVICE
 @DTYPE
+@COMPILE
 @click.option(
     "--seed-scheme",
     type=click.Choice(["torch", "stylegan"]),
@@ -58,6 +59,7 @@ def sample(
     batch: int,
     device: str,
     dtype_name: str,
+    compiled: bool,
     seed_scheme: str,
     snapshot: str,
 ) -> None:
@@ -69,6 +71,7 @@ def sample(
     from stylenat.memory import keep_freed_memory
     from stylenat.sampling import (
         DTYPES,
+        compile_synthesis,
         default_sheet,
         load_model,
         model_file,
@@ -82,8 +85,11 @@ def sample(
     sheet = default_sheet(len(numbers)) if grid is None else None if grid == "none" else grid
     assert not isinstance(sheet, str)
     with process_group(chosen):
+        generator = load_model(model, chosen, which=snapshot)
+        if compiled:
+            compile_synthesis(generator)
         write_samples(
-            load_model(model, chosen, which=snapshot),
+            generator,
             numbers,
             outdir,
             sheet=sheet,

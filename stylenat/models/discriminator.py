@@ -80,7 +80,13 @@ class Discriminator(nn.Module):
 
     Images come in the pixel space that the generator works in. An image pyramid enters in
     wavelets, at every level; a block halves the features from each level to the next, down to 4x4.
+
+    In memory, features lie channels last where convolutions run in a shorter precision than
+    float32: forward and backward of ffhq256's take 0.65 to 0.75 of the time on a CPU that way. In
+    float32 it gains nothing there, and R1 loses. `memory_format` settles it by hand.
     """
+
+    memory_format: torch.memory_format | None = None
 
     def __init__(self, config: DiscriminatorConfig) -> None:
         super().__init__()
@@ -110,6 +116,7 @@ class Discriminator(nn.Module):
         Raises ValueError for another shape, or a batch that the stddev groups do not divide.
         """
         self._check_image(image_BCHW)
+        image_BCHW = image_BCHW.contiguous(memory_format=self._memory_format(image_BCHW))
         # The published network inverts the wavelets, halves the image and transforms it again;
         # the inverse is exact, so halving the image itself gives the same pyramid.
         first_from_rgb, *from_rgbs = self.from_rgbs
@@ -131,6 +138,14 @@ class Discriminator(nn.Module):
             f"resolution={config.resolution}, spectral_norm={config.spectral_norm}, "
             f"stddev_group={config.stddev_group}, stddev_features={config.stddev_features}"
         )
+
+    def _memory_format(self, image: Tensor) -> torch.memory_format:
+        if self.memory_format is not None:
+            return self.memory_format
+        kind = image.device.type
+        under_autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        is_short = under_autocast or image.element_size() < 4
+        return torch.channels_last if is_short else torch.contiguous_format
 
     def _check_image(self, image: Tensor) -> None:
         side = self.config.resolution

@@ -3,6 +3,7 @@
 `generate(load_model("model.safetensors"), parse_seeds("0-63"))` yields batches of uint8 pixels.
 """
 
+from stylenat.sampling.compiled import compile_synthesis
 from stylenat.sampling.files import check_sheet, default_sheet, write_samples
 from stylenat.sampling.images import DTYPES, contact_sheet, generate, save_png
 from stylenat.sampling.models import SNAPSHOTS, is_model, load_model, model_file
@@ -13,6 +14,7 @@ __all__ = [
     "SEED_SCHEMES",
     "SNAPSHOTS",
     "check_sheet",
+    "compile_synthesis",
     "contact_sheet",
     "default_sheet",
     "generate",
