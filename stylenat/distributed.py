@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+T = TypeVar("T")
+
+# How long ranks wait for each other: at first, when they load, compile and measure data, and in
+# every later step (see `step_timeout_seconds`).
+START_TIMEOUT_SECONDS = 1800.0
+STEP_TIMEOUT_SECONDS = 100.0
 
 
 def rank() -> int:
@@ -61,10 +69,13 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 @contextmanager
-def process_group(device: torch.device, *, timeout_seconds: float = 1800) -> Iterator[None]:
+def process_group(
+    device: torch.device, *, timeout_seconds: float = START_TIMEOUT_SECONDS
+) -> Iterator[None]:
     """Join the processes that torchrun started (NCCL for GPUs, gloo for CPUs); leave at the end.
 
-    In any other process, and within another such block, nothing happens.
+    A rank that waits longer for another ends with an error. In any other process, and within
+    another such block, nothing happens.
     """
     if not is_launched() or _is_joined():
         yield
@@ -84,10 +95,42 @@ def process_group(device: torch.device, *, timeout_seconds: float = 1800) -> Ite
         dist.destroy_process_group()
 
 
+def step_timeout_seconds() -> float:
+    """How long a rank may keep the others waiting within a step: $STYLENAT_STEP_TIMEOUT, or 100 s.
+
+    Raises ValueError where that is not a positive number.
+    """
+    text = os.environ.get("STYLENAT_STEP_TIMEOUT", "")
+    if not text:
+        return STEP_TIMEOUT_SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 1e6:
+        raise ValueError(f"STYLENAT_STEP_TIMEOUT must be a positive number of seconds: {text!r}")
+    return seconds
+
+
+def set_timeout(seconds: float) -> None:
+    """From here on ranks wait this long for each other. To be called by all of them together."""
+    if world_size() > 1:
+        # The first is public, and newer than the oldest PyTorch that is supported.
+        change = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+        change(timedelta(seconds=seconds))
+
+
 def barrier() -> None:
     """Wait for all ranks."""
     if _is_joined():
         dist.barrier()
+
+
+def all_reduce_max_(tensor: Tensor) -> Tensor:
+    """Replace the tensor, on every rank, by its largest values over the ranks."""
+    if world_size() > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return tensor
 
 
 def all_reduce_sum_(tensor: Tensor) -> Tensor:
@@ -132,6 +175,26 @@ def from_main(value: Any = None) -> Any:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def run_on_main(action: Callable[[], T]) -> T:
+    """What `action` returns on rank 0, a small picklable object, on every rank.
+
+    A ValueError or OSError of it is raised on every rank: none waits for one that has given up.
+    """
+    if world_size() == 1:
+        return action()
+    result: tuple[Any, Exception | None] = (None, None)
+    if is_main():
+        try:
+            result = action(), None
+        except (ValueError, OSError) as error:
+            result = None, error
+    value, refusal = from_main(result)
+    if refusal is not None:
+        barrier()  # so that nobody still receives from a rank that leaves
+        raise refusal
+    return value
 
 
 @contextmanager

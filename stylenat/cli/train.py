@@ -8,7 +8,7 @@ import click
 
 from stylenat.cli.options import DEVICE
 
-INTERRUPTED = 130  # as a shell has it
+STOPPED = 128  # and the signal's number, as a shell has it
 
 
 @click.command()
@@ -50,5 +50,6 @@ def train(
         from stylenat.training.run_folder import next_run_folder
 
         folder = from_main(run_dir or next_run_folder(config_path))
-        if not train_loop(config, folder, torch_device):
-            raise SystemExit(INTERRUPTED)
+        stopped_by = train_loop(config, folder, torch_device)
+    if stopped_by is not None:
+        raise SystemExit(STOPPED + stopped_by)

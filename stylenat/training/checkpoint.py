@@ -1,17 +1,29 @@
-"""Training states as files: written whole, with their SHA-256 beside them; the newest one wins."""
+"""Training states as files: whole with their SHA-256 beside them, or not there; the newest wins.
+
+The digest is written before the checkpoint takes its name: a process that is killed leaves a lone
+digest or a temporary file, never a checkpoint without a digest, which could be a damaged one.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+import pickle
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
+from stylenat import __version__
 from stylenat.config import replacing
 
 FORMAT = 1
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `replacing` names them
+SET_ASIDE = ".damaged"
 
 log = logging.getLogger(__name__)
 
@@ -19,19 +31,18 @@ log = logging.getLogger(__name__)
 def save_checkpoint(folder: Path, content: dict[str, Any], *, keep: int) -> Path:
     """Write `content` (state dicts and plain data, with `nimg`) to FOLDER/NIMG.pt.
 
-    The newest `keep` checkpoints stay. Raises OSError where it cannot be written; the older ones
-    are still there then.
+    The newest `keep` checkpoints stay. Raises OSError, with the file's name, where it cannot be
+    written; the older ones are still there then, and one of the same `nimg` too.
     """
     path = folder / f"{content['nimg']:09d}.pt"
-    with replacing(path) as temporary:
-        torch.save({"format": FORMAT, **content}, temporary)
-        digest = _sha256(temporary)
-        _digest_path(path).unlink(missing_ok=True)
-    with replacing(_digest_path(path)) as temporary:
-        temporary.write_text(f"{digest}  {path.name}\n")
+    with _naming(path):
+        with replacing(path) as temporary:
+            digest = _write(temporary, content)
+            # Until the file has been replaced, its old digest holds too.
+            _write_digests(path, [digest, *_digests(path)])
+        _write_digests(path, [digest])
     for old in checkpoints(folder)[keep:]:
-        _digest_path(old).unlink(missing_ok=True)
-        old.unlink()
+        _remove(old)
     return path
 
 
@@ -54,14 +65,46 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU. Raises ValueError for another format."""
-    content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    if content.get("format") != FORMAT:
+    """What `save_checkpoint` wrote, on the CPU. Raises ValueError for another format or file."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise ValueError(f"{path} is no checkpoint of StyleNAT: {reason}") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(found, int):
+        raise ValueError(f"{path} is no checkpoint of StyleNAT: it has no format")
+    if found != FORMAT:
+        writer = content.get("stylenat_version", "of another version")
         raise ValueError(
-            f"{path} has checkpoint format {content.get('format')}, and this StyleNAT reads "
-            f"{FORMAT}"
+            f"{path} has checkpoint format {found}, of StyleNAT {writer}, and this StyleNAT, "
+            f"{__version__}, reads {FORMAT}"
         )
     return content
+
+
+def clean_checkpoints(folder: Path, *, keep: int) -> None:
+    """Put in order what a killed process, or a damaged disk, left behind in the folder.
+
+    Temporary files and digests without a checkpoint are removed, then all but the newest `keep`
+    checkpoints. Damaged ones that are newer than the newest whole one, and those without a digest,
+    get the ending `.damaged`, since they would count as kept; they are removed the next time.
+    Nothing may be written to the folder meanwhile.
+    """
+    for path in list(folder.iterdir()):
+        is_lone_digest = path.suffix == ".sha256" and not path.with_suffix("").exists()
+        if TEMPORARY.fullmatch(path.name) or is_lone_digest or path.suffix == SET_ASIDE:
+            path.unlink()
+    newest = newest_checkpoint(folder)
+    if newest is None:
+        return
+    for path in checkpoints(folder):
+        if int(path.stem) > int(newest.stem) or not _digests(path):
+            log.warning("%s is now %s%s", path, path.name, SET_ASIDE)
+            path.rename(path.with_name(path.name + SET_ASIDE))
+            _digest_path(path).unlink(missing_ok=True)
+    for path in checkpoints(folder)[keep:]:
+        _remove(path)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -72,15 +115,76 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint's bytes are those that were written."""
+    digests = _digests(path)
+    return bool(digests) and _sha256(path) in digests
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An OSError of the block names `path`: one of writing names no file."""
     try:
-        expected = _digest_path(path).read_text().split()[0]
-    except (OSError, IndexError):
-        return False
-    return _sha256(path) == expected
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+
+
+def _write(path: Path, content: dict[str, Any]) -> str:
+    """Write the file; its SHA-256."""
+    with path.open("wb") as file:
+        stream = _Hashing(file)
+        try:
+            # A stream of ours: for a path PyTorch makes a RuntimeError of every failed write.
+            torch.save({"format": FORMAT, "stylenat_version": __version__, **content}, stream)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            if stream.error is None:
+                raise
+            raise stream.error from error
+    return stream.digest.hexdigest()
+
+
+class _Hashing:
+    """A file that is written and hashed in one pass; `error` is the first one of writing."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            count = self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+        self.digest.update(data)
+        return count
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _remove(path: Path) -> None:
+    # In this order a kill in between leaves a digest alone, which nobody takes for a checkpoint.
+    path.unlink()
+    _digest_path(path).unlink(missing_ok=True)
 
 
 def _digest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
+
+
+def _digests(path: Path) -> list[str]:
+    """A checkpoint's SHA-256: one, or two while it is replaced; none where there is no digest."""
+    try:
+        lines = _digest_path(path).read_text(encoding="ascii").splitlines()
+    except (FileNotFoundError, UnicodeDecodeError):
+        return []
+    return [line.split()[0] for line in lines if line.strip()]
+
+
+def _write_digests(path: Path, digests: list[str]) -> None:
+    with replacing(_digest_path(path)) as temporary:
+        temporary.write_text("".join(f"{digest}  {path.name}\n" for digest in digests))
 
 
 def _sha256(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -43,7 +44,8 @@ def describe_run(config: RunConfig) -> str:
             "(ranks, parts one after another, images at once)",
             f"the run  {-(-train.total_nimg // train.batch):,} steps, {train.total_kimg:g} kimg",
             f"memory   about {(fixed + activations) / 1e9:.2f} GB a rank: {fixed / 1e9:.2f} for "
-            f"networks, gradients and Adam, {activations / 1e9:.2f} for activations",
+            f"networks, gradients and Adam, {activations / 1e9:.2f} for activations "
+            f"({activations / part / 1e9:.3f} an image)",
         )
     )
 
@@ -85,7 +87,21 @@ def activation_bytes(state: TrainingState, config: TrainConfig, batch: int) -> i
     of_d = max(kept_bytes(d_pass), kept_bytes(lambda: penalty_losses(state, part, config)))
     state.D.requires_grad_(False)
     state.G.requires_grad_(True)
-    return max(of_d, kept_bytes(g_pass))
+    return max(of_d, kept_bytes(g_pass) + recomputed_bytes(state.G, config, batch))
+
+
+def recomputed_bytes(G: Generator, config: TrainConfig, batch: int) -> int:
+    """With activation checkpointing, the most that a block keeps: one at a time is run again."""
+    if not G.config.activation_checkpointing:
+        return 0
+    w = torch.empty(batch, G.config.style_dim, requires_grad=True)
+    most = 0
+    for settings, level in zip(G.config.levels, G.levels, strict=True):
+        side, block = settings.resolution, level.get_submodule("blocks.0")
+        x = torch.empty(batch, side, side, settings.channels, requires_grad=True)
+        with autocast(config, w.device):
+            most = max(most, kept_bytes(functools.partial(block, x, w)))
+    return most
 
 
 def kept_bytes(forward: Callable[[], object]) -> int:

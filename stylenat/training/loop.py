@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
@@ -14,22 +12,30 @@ import torch
 
 from stylenat.config import RunConfig
 from stylenat.data import ImageSource, training_batches
-from stylenat.distributed import all_reduce_sum_, barrier, is_main, rank, world_size
-from stylenat.metrics import Evaluator, Scores
+from stylenat.distributed import (
+    START_TIMEOUT_SECONDS,
+    is_main,
+    rank,
+    run_on_main,
+    set_timeout,
+    step_timeout_seconds,
+    world_size,
+)
+from stylenat.metrics import Evaluator
 from stylenat.models.pixels import from_uint8
-from stylenat.training import show
-from stylenat.training.checkpoint import save_checkpoint
 from stylenat.training.inputs import step_inputs
+from stylenat.training.outputs import Outputs
 from stylenat.training.report import (
     Averages,
     Bar,
     Clock,
-    Services,
+    lasting_stderr,
     line_of,
     logging_to,
     peak_memory_gb,
 )
 from stylenat.training.run_folder import RunFolder
+from stylenat.training.services import Services
 from stylenat.training.start import (
     check_batch,
     make_evaluator,
@@ -39,32 +45,41 @@ from stylenat.training.start import (
 )
 from stylenat.training.state import TrainingState, set_learning_rates, update_average
 from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step
+from stylenat.training.stopping import StoppedEvaluation, StopRequest, stop_signals
+from stylenat.training.watch import Watch
 
 log = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, run_dir: Path, device: torch.device) -> bool:
-    """Train, or continue the run in `run_dir`; whether it has come to its end.
+def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Signals | None:
+    """Train, or continue the run in `run_dir`; None at its end, else the signal that stopped it.
 
-    False after SIGINT or SIGTERM: the step was finished and a checkpoint written. Every rank calls
-    this. Raises ValueError and OSError, one sentence each, before anything is written where the
-    config, the data or the folder do not fit, and ValueError where training diverges.
+    After SIGINT, SIGTERM and SIGUSR1 the step is finished and a checkpoint written. Every rank
+    calls this. Raises ValueError and OSError, one sentence each, before anything is written where
+    the config, the data or the folder do not fit; ValueError where training diverges, and OSError
+    where it can no longer save.
     """
     # What can be wrong is found out first.
     check_batch(config)
+    step_seconds = step_timeout_seconds()
     source = open_training_images(config)
-    evaluate = make_evaluator(config, source, device)
     folder = RunFolder(run_dir)
-    if is_main():
-        folder.open(config)
-    barrier()
-    state, seconds = newest_state(config, folder, device)
-    prepare_torch(config, state)
-
     with ExitStack() as stack:
-        bar = stack.enter_context(Bar(config.train.total_nimg, state.nimg))
+        stack.enter_context(folder.lock)
+        run_on_main(lambda: folder.claim(config))
+        evaluate = make_evaluator(config, source, device)
+        run_on_main(lambda: folder.open(config))
+
+        stack.enter_context(lasting_stderr())
+        bar = stack.enter_context(Bar(config.train.total_nimg))
         stack.enter_context(logging_to(folder, bar))
+        run_on_main(lambda: folder.clean(keep_checkpoints=config.train.keep_checkpoints))
+        state, seconds = newest_state(config, folder, device)
+        run_on_main(lambda: folder.rewind_stats(state.nimg))
+        prepare_torch(config, state)
+
         run = Run(config, folder, source, evaluate, state, bar, seconds)
+        stack.callback(run.services.close)
         run.announce()
         stop = stack.enter_context(stop_signals())
         batches = training_batches(
@@ -79,7 +94,10 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> bool:
             pin_memory=device.type == "cuda",
         )
         stack.enter_context(closing(batches))
-        return run.loop(batches, stop)
+        try:
+            return run.loop(batches, stop, step_seconds=step_seconds)
+        except StoppedEvaluation as stopped:
+            return run.leave(stopped.number)
 
 
 class Run:
@@ -98,31 +116,36 @@ class Run:
         self.config, self.folder, self.source, self.evaluate = config, folder, source, evaluate
         self.state, self.bar = state, bar
         self.averages, self.clock = Averages(), Clock(seconds)
+        self.watch = Watch(config, folder, source)
         self.services = Services(config, folder)
+        self.outputs = Outputs(config, folder, state, self.services)
         self.device = next(state.G.parameters()).device
 
-    def loop(self, batches: Iterator[torch.Tensor], stop: threading.Event) -> bool:
-        """Steps until the last image, or until a signal; whether it was the last image."""
+    def loop(
+        self, batches: Iterator[torch.Tensor], stop: StopRequest, *, step_seconds: float
+    ) -> signal.Signals | None:
+        """Steps until the last image, or until a signal: None, or that signal."""
         config, state = self.config.train, self.state
+        self.make_up(stop)
         self.clock.restart(state.nimg)
         while state.nimg < config.total_nimg:
             self.step(next(batches))
-            is_last = state.nimg >= config.total_nimg
-            is_stopped = not is_last and on_any_rank(stop.is_set(), self.device)
-            is_snapshot = is_last or self.has_passed(config.snapshot_every_kimg * 1000)
-            is_evaluation = self.evaluate is not None and (
-                is_last or self.has_passed(self.config.metrics.every_kimg * 1000)
-            )
-            pauses = is_snapshot or is_evaluation or is_stopped
+            set_timeout(step_seconds)
+            is_snapshot, is_evaluation = self.due()
+            stopped_by = None if self.is_last else stop.agreed(self.device)
+            pauses = is_snapshot or stopped_by is not None
             if pauses or self.has_passed(config.log_every_nimg):
+                self.watch.look()
                 self.log_statistics()
             if pauses:
-                self.write(snapshot=is_snapshot or is_evaluation, evaluation=is_evaluation)
-            if is_stopped:
-                log.info("stopped at %.1f kimg; the same command continues", state.nimg / 1000)
-                return False
+                # The others wait for what rank 0 writes, and for the last one to measure.
+                set_timeout(START_TIMEOUT_SECONDS)
+                self.save(must_succeed=self.is_last or stopped_by is not None)
+                self.show(stop, snapshot=is_snapshot, evaluation=is_evaluation)
+            if stopped_by is not None:
+                return self.leave(stopped_by)
         log.info("done: %g kimg, in %s", state.nimg / 1000, self.folder.path)
-        return True
+        return None
 
     def step(self, pixels_B3HW: torch.Tensor) -> None:
         """One step of D, of its penalty when it is due, and of G."""
@@ -132,15 +155,29 @@ class Run:
         inputs = step_inputs(real, seed=config.seed, step=state.step, z_dim=state.G.z_dim)
         set_learning_rates(state, config)
 
-        self.averages.add(d_step(state, inputs, config))
+        losses = d_step(state, inputs, config)
         if has_penalty(config) and config.r1_every > 1 and state.step % config.r1_every == 0:
-            self.averages.add(penalty_step(state, inputs, config))
-        self.averages.add(g_step(state, inputs, config))
+            losses |= penalty_step(state, inputs, config)
+        losses |= g_step(state, inputs, config)
+        self.averages.add(losses)
+        self.watch.note(state.step, losses)
 
         state.step += 1
         state.nimg += config.batch
         update_average(state, config, config.batch)
         self.bar.move(state.nimg)
+
+    @property
+    def is_last(self) -> bool:
+        return self.state.nimg >= self.config.train.total_nimg
+
+    def due(self) -> tuple[bool, bool]:
+        """Whether this state is one to be kept and shown, and whether to be measured too."""
+        is_evaluation = self.evaluate is not None and (
+            self.is_last or self.has_passed(self.config.metrics.every_kimg * 1000)
+        )
+        is_snapshot = self.is_last or self.has_passed(self.config.train.snapshot_every_kimg * 1000)
+        return is_snapshot or is_evaluation, is_evaluation
 
     def has_passed(self, every_nimg: float) -> bool:
         """Whether the last step reached a multiple of `every_nimg` images."""
@@ -151,13 +188,6 @@ class Run:
         """One line to stats.jsonl, the log, the bar and the services."""
         state = self.state
         means = self.averages.take()
-        strange = [name for name, value in means.items() if not math.isfinite(value)]
-        if strange:
-            raise ValueError(
-                f"training diverged before {state.nimg / 1000:.1f} kimg: {', '.join(strange)} not "
-                f"finite; {self.folder.checkpoints} holds the last good state; lower train.lr_g "
-                "and train.lr_d, or raise train.r1_gamma"
-            )
         speed = self.clock.lap(state.nimg)
         entry = {
             "step": state.step,
@@ -176,39 +206,66 @@ class Run:
             self.folder.append_stats(entry)
             self.services.add(entry)
 
-    def write(self, *, snapshot: bool, evaluation: bool) -> None:
-        """A checkpoint, and where asked for: samples, the exported generator, its scores."""
-        config, state, folder = self.config.train, self.state, self.folder
-        if is_main():
-            content = {**state.state_dict(), "seconds": self.clock.seconds}
-            save_checkpoint(folder.checkpoints, content, keep=config.keep_checkpoints)
-        if snapshot and is_main():
-            show.save_grid(state.G_ema, config, folder.samples / f"{state.nimg:09d}.png")
-            path = show.save_snapshot(state.G_ema, folder, state.nimg, keep=config.keep_snapshots)
+    def save(self, *, must_succeed: bool) -> None:
+        seconds = self.clock.seconds
+        run_on_main(lambda: self.outputs.save(seconds, must_succeed=must_succeed))
+
+    def show(self, stop: StopRequest, *, snapshot: bool, evaluation: bool) -> None:
+        """Where asked for, samples, the exported generator, its scores; and the curves."""
+        outputs = self.outputs
+        if snapshot:
+            run_on_main(lambda: outputs.show(must_succeed=self.is_last))
         if evaluation:
             assert self.evaluate is not None
-            scores = self.evaluate(state.G_ema)
+            with self.interruptible(stop):
+                scores = self.evaluate(self.state.G_ema)
             text = ", ".join(f"{name} {score:.4g}" for name, score in scores.values.items())
-            log.info("%.1f kimg: %s", state.nimg / 1000, text)
-            if is_main():
-                self.keep_scores(scores, path)
-        if is_main():
-            show.draw_progress(folder)
-        barrier()
-        self.clock.restart(state.nimg)
+            log.info("%.1f kimg: %s", self.state.nimg / 1000, text)
+            run_on_main(lambda: outputs.keep_scores(scores))
+        run_on_main(outputs.draw)
+        self.clock.restart(self.state.nimg)
 
-    def keep_scores(self, scores: Scores, snapshot: Path) -> None:
-        """A line in stats.jsonl, the protocol in it; the snapshot stays if it is the best yet."""
-        entry = {
-            "step": self.state.step,
-            "nimg": self.state.nimg,
-            "metrics": dict(scores.values),
-            "rank": scores.rank_by(self.config.metrics.names[0]),
-            "protocol": dict(scores.protocol),
-        }
-        self.folder.append_stats(entry)
-        self.services.add({"nimg": self.state.nimg, **scores.values})
-        show.keep_if_best(self.folder.read_stats(), snapshot, self.folder)
+    def make_up(self, stop: StopRequest) -> None:
+        """Show and measure the newest state where the process that saved it came no further."""
+        is_snapshot, is_evaluation = self.due()
+        if self.state.nimg and is_snapshot:
+            is_shown = run_on_main(lambda: self.outputs.is_shown(is_measured=is_evaluation))
+            if not is_shown:
+                self.show(stop, snapshot=True, evaluation=is_evaluation)
+
+    @contextmanager
+    def interruptible(self, stop: StopRequest) -> Iterator[None]:
+        """Within the block a signal ends a single process at the next batch of images.
+
+        The state has been saved, and the next start measures it. Several ranks cannot all leave at
+        one point; the launcher, which got the signal too, ends them half a minute later.
+        """
+
+        def look(*_: object) -> None:
+            if stop.number is None:
+                return
+            number = signal.Signals(stop.number)
+            if world_size() == 1:
+                raise StoppedEvaluation(number)
+            if is_main():
+                self.outputs.mark_stopped(number.name)
+
+        hook = self.state.G_ema.register_forward_pre_hook(look)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def leave(self, number: signal.Signals) -> signal.Signals:
+        """Leave word of the signal that stopped the run."""
+        if is_main():
+            self.outputs.mark_stopped(number.name)
+        log.info(
+            "stopped by %s at %.1f kimg; the same command continues",
+            number.name,
+            self.state.nimg / 1000,
+        )
+        return number
 
     def announce(self) -> None:
         """What is trained, from where, and at the very start a look at the data."""
@@ -228,32 +285,5 @@ class Run:
         )
         if state.nimg:
             log.info("continuing from %.1f kimg", state.nimg / 1000)
-        elif is_main():
-            show.save_real_grid(self.source, config, self.folder.samples / "reals.png")
-            show.save_grid(state.G_ema, config, self.folder.samples / f"{0:09d}.png")
-
-
-# Signals
-
-
-@contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """SIGINT and SIGTERM only set the event within the block."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda *_: event.set()) for number in signals]
-    try:
-        yield event
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
-
-
-def on_any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on some rank: all of them learn it in the same step."""
-    if world_size() == 1:
-        return flag
-    return bool(all_reduce_sum_(torch.tensor(int(flag), device=device)))
+        else:
+            run_on_main(lambda: self.outputs.start(self.source))

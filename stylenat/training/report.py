@@ -1,4 +1,4 @@
-"""What a run shows of itself: a live bar, a log, statistics, and services that may fail.
+"""What a run shows of itself: a live bar, a log, statistics.
 
 Rank 0 shows; the other ranks take part in the averages, and stay silent.
 """
@@ -11,39 +11,43 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stylenat.config import RunConfig, to_dict
-from stylenat.distributed import all_reduce_sum_, is_main, world_size
+from stylenat.distributed import all_reduce_sum_, is_main
+from stylenat.training.lasting import LastingFile, LastingStream
 from stylenat.training.run_folder import RunFolder
-
-log = logging.getLogger(__name__)
 
 
 class Averages:
-    """Running means of losses, on the device until somebody asks."""
+    """Running means of losses, on the device until somebody asks. What is not finite is left out:
+    no step was taken with it."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
+        self.counts: dict[str, Tensor] = {}
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + loss.detach()
-            self.counts[name] = self.counts.get(name, 0) + 1
+        values = torch.stack([loss.detach() for loss in losses.values()]).double()
+        is_finite = values.isfinite()
+        numbers, counts = values.where(is_finite, 0).unbind(), is_finite.double().unbind()
+        for name, number, count in zip(losses, numbers, counts, strict=True):
+            self.sums[name] = self.sums.get(name, 0) + number
+            self.counts[name] = self.counts.get(name, 0) + count
 
     def take(self) -> dict[str, float]:
         """The means since the last time, over all ranks. A collective: every rank must call."""
         if not self.sums:
             return {}
-        means = torch.stack([self.sums[name] / self.counts[name] for name in self.sums]).double()
-        values = (all_reduce_sum_(means) / world_size()).tolist()
-        named = dict(zip(self.sums, values, strict=True))
+        totals = torch.stack([*self.sums.values(), *self.counts.values()])
+        sums, counts = all_reduce_sum_(totals).view(2, -1).tolist()
+        named = zip(self.sums, sums, counts, strict=True)
+        means = {name: total / count for name, total, count in named if count}
         self.sums, self.counts = {}, {}
-        return named
+        return means
 
 
 @contextmanager
@@ -55,8 +59,7 @@ def logging_to(folder: RunFolder, bar: Bar) -> Iterator[None]:
     logger = logging.getLogger("stylenat")
     handlers: list[logging.Handler] = [logging.NullHandler()]
     if is_main():
-        handlers = [logging.FileHandler(folder.log, encoding="utf-8"), bar.handler()]
-        handlers[0].setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        handlers = [LogFile(folder.log), bar.handler()]
     level, propagates = logger.level, logger.propagate
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -72,10 +75,36 @@ def logging_to(folder: RunFolder, bar: Bar) -> Iterator[None]:
         logger.propagate = propagates
 
 
+class LogFile(logging.Handler):
+    """log.txt. Where the disk is full its lines wait, unmentioned: they are on the terminal too."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.file = LastingFile(path)
+        self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.file.append(self.format(record))
+
+
+@contextmanager
+def lasting_stderr() -> Iterator[None]:
+    """Within the block nothing fails because the terminal was closed."""
+    before = sys.stderr
+    if before is None:  # there is none to lose
+        yield
+        return
+    sys.stderr = LastingStream(before)
+    try:
+        yield
+    finally:
+        sys.stderr = before
+
+
 class Bar:
     """The live line: images, images/s, losses, memory, time left. Silent but on a terminal."""
 
-    def __init__(self, total_nimg: int, start_nimg: int) -> None:
+    def __init__(self, total_nimg: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -91,9 +120,7 @@ class Bar:
             disable=not self.is_live,
         )
         self.total_nimg = total_nimg
-        self.task = self.progress.add_task(
-            "", total=total_nimg, completed=start_nimg, count=self._count(start_nimg), text=""
-        )
+        self.task = self.progress.add_task("", total=total_nimg, count=self._count(0), text="")
 
     def _count(self, nimg: int) -> str:
         return f"{nimg / 1000:.1f}/{self.total_nimg / 1000:g} kimg"
@@ -178,66 +205,3 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-class Services:
-    """wandb and TensorBoard. One that fails is left out from then on: no run ends for its sake."""
-
-    def __init__(self, config: RunConfig, folder: RunFolder) -> None:
-        self.writers: dict[str, Any] = {}
-        if not is_main():
-            return
-        if config.train.tensorboard:
-            self._try("tensorboard", lambda: _tensorboard(folder))
-        if config.train.wandb != "off":
-            self._try("wandb", lambda: _wandb(config, folder))
-
-    def _try(self, name: str, make: Any) -> None:
-        try:
-            self.writers[name] = make()
-        except Exception as error:
-            self._leave_out(name, error)
-
-    def _leave_out(self, name: str, error: Exception) -> None:
-        self.writers.pop(name, None)
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        log.warning("%s is left out from here on: %s", name, reason)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        """Hand one line of statistics to every service."""
-        numbers = {name: x for name, x in entry.items() if isinstance(x, int | float)}
-        for name, write in list(self.writers.items()):
-            try:
-                write(numbers)
-            except Exception as error:
-                self._leave_out(name, error)
-
-
-def _tensorboard(folder: RunFolder) -> Any:
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(folder.path / "tensorboard"))
-
-    def write(numbers: dict[str, float]) -> None:
-        for name, value in numbers.items():
-            writer.add_scalar(name, value, global_step=int(numbers["nimg"]))
-        writer.flush()
-
-    return write
-
-
-def _wandb(config: RunConfig, folder: RunFolder) -> Any:
-    import wandb
-
-    mode = config.train.wandb
-    assert mode != "off"
-    # The run's own name makes a later start continue the same curve.
-    run = wandb.init(
-        project="stylenat",
-        id=folder.path.resolve().name,
-        resume="allow",
-        dir=str(folder.path),
-        mode=mode,
-        config=to_dict(config),
-    )
-    return lambda numbers: run.log(numbers, step=int(numbers["nimg"]))

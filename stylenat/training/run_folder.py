@@ -1,18 +1,24 @@
 """A run's folder: its config, what it logged, its samples, checkpoints and snapshots.
 
 config.yaml  stats.jsonl  log.txt  progress.png  samples/  checkpoints/  snapshots/
+faults.jsonl, stopped: where there was something to say. .lock: who trains here.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from stylenat.config import RunConfig, load_config, replacing, save_config, to_dict
 from stylenat.config.words import listed
+from stylenat.training.checkpoint import TEMPORARY, clean_checkpoints
+from stylenat.training.lasting import LastingFile
+from stylenat.training.lock import FileLock
 
 RUNS = Path("results/runs")
 
@@ -23,6 +29,10 @@ FREE = re.compile(
     r"|model\.generator\.(attention_backend|activation_checkpointing)"
 )
 
+MOST_POINTS = 4000  # of a curve
+
+log = logging.getLogger(__name__)
+
 
 class RunFolder:
     """The paths and small files of one run. `open` makes or continues it."""
@@ -31,42 +41,104 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.stats = path / "stats.jsonl"
+        self.faults = path / "faults.jsonl"
         self.log = path / "log.txt"
+        self.stopped = path / "stopped"
+        self.lock = FileLock(path / ".lock")
         self.curves = path / "progress.png"
         self.samples = path / "samples"
         self.checkpoints = path / "checkpoints"
         self.snapshots = path / "snapshots"
+        self._stats, self._faults = LastingFile(self.stats), LastingFile(self.faults)
 
-    def open(self, config: RunConfig) -> None:
-        """Make the folders and save the config.
+    def claim(self, config: RunConfig) -> None:
+        """Lock the folder where it holds a run already; else leave it as it is.
 
-        Raises ValueError, naming the keys, where the folder holds a run of another config.
+        Raises ValueError where another process trains in it, or, naming the keys, where it holds a
+        run of another config.
         """
         if self.config.exists():
             check_same_run(self.path, load_config(self.config), config)
-        elif self.path.exists() and any(self.path.iterdir()):
+            self.lock.acquire()
+        elif self.path.exists() and any(p != self.lock.path for p in self.path.iterdir()):
             raise ValueError(
                 f"{self.path} is no run folder: it has files, but no config.yaml; "
                 "choose another --run-dir"
             )
+
+    def open(self, config: RunConfig) -> None:
+        """Make and lock the folders, and save the config. Raises ValueError as `claim` does."""
+        self.claim(config)
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.lock.acquire()
         for folder in (self.samples, self.checkpoints, self.snapshots):
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(exist_ok=True)
         save_config(config, self.config)
+        self.stopped.unlink(missing_ok=True)
+
+    def clean(self, *, keep_checkpoints: int) -> None:
+        """Remove what a killed process left half written. Raises as `clean_checkpoints` does."""
+        for folder in (self.path, self.samples, self.snapshots):
+            for path in list(folder.iterdir()):
+                if TEMPORARY.fullmatch(path.name):
+                    path.unlink()
+        clean_checkpoints(self.checkpoints, keep=keep_checkpoints)
 
     def append_stats(self, entry: dict[str, Any]) -> None:
-        """Add one line to stats.jsonl."""
-        with self.stats.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        """Add one line to stats.jsonl, now or as soon as the disk takes it."""
+        self._append(self._stats, entry)
+
+    def append_fault(self, entry: dict[str, Any]) -> None:
+        """Add one line to faults.jsonl, now or as soon as the disk takes it."""
+        self._append(self._faults, entry)
+
+    def _append(self, file: LastingFile, entry: dict[str, Any]) -> None:
+        was_complete = not file.waiting
+        error = file.append(json.dumps(entry))
+        if error is not None and was_complete:
+            reason = error.strerror or error
+            log.warning("%s: %s; its lines wait until they can be written", file.path, reason)
+
+    def is_measured(self, nimg: int) -> bool:
+        """Whether stats.jsonl has scores of the state at `nimg`."""
+        return any(entry["nimg"] == nimg and "metrics" in entry for entry in self._entries())
 
     def read_stats(self) -> list[dict[str, Any]]:
-        """Every whole line of stats.jsonl."""
-        return list(_whole_lines(self.stats))
+        """Every line of stats.jsonl, those that wait for the disk too."""
+        return list(self._entries())
+
+    def points(self) -> list[dict[str, Any]]:
+        """What curves show of stats.jsonl: steps and scores, each thinned where they are many."""
+        steps, scores = _Thinned(MOST_POINTS), _Thinned(MOST_POINTS)
+        for entry in self._entries():
+            if "metrics" in entry:
+                scores.add({"nimg": entry["nimg"], "metrics": entry["metrics"]})
+            else:
+                steps.add(entry)
+        return sorted([*steps.kept, *scores.kept], key=lambda entry: entry["nimg"])
+
+    def ranks(self) -> list[float]:
+        """The first metric of every measurement, the lower the better."""
+        return [entry["rank"] for entry in self._entries() if "rank" in entry]
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        yield from _whole_lines(self.stats)
+        yield from map(json.loads, self._stats.waiting)
 
     def rewind_stats(self, nimg: int) -> None:
         """Forget what was logged after `nimg` images: the run continues from there."""
-        kept = [entry for entry in _whole_lines(self.stats) if entry["nimg"] <= nimg]
-        with replacing(self.stats) as temporary:
-            temporary.write_text("".join(json.dumps(entry) + "\n" for entry in kept))
+        if not self.stats.exists():
+            return
+        with replacing(self.stats) as temporary, temporary.open("w", encoding="utf-8") as file:
+            for entry in _whole_lines(self.stats):
+                if entry["nimg"] <= nimg:
+                    file.write(json.dumps(entry) + "\n")
+
+    def mark_stopped(self, reason: str, *, step: int, nimg: int) -> None:
+        """Leave word for schedulers that the run has not come to its end; `open` removes it."""
+        entry = {"reason": reason, "step": step, "nimg": nimg, "time": timestamp()}
+        with replacing(self.stopped) as temporary:
+            temporary.write_text(json.dumps(entry) + "\n")
 
     def keep_snapshots(self, count: int) -> None:
         """Remove all but the newest `count` numbered snapshots."""
@@ -75,14 +147,37 @@ class RunFolder:
             path.unlink()
 
 
+class _Thinned:
+    """Items at even distances, at most so many: every one, then every second, fourth, ..."""
+
+    def __init__(self, most: int) -> None:
+        self.kept: list[Any] = []
+        self.most, self.every, self.count = most, 1, 0
+
+    def add(self, item: object) -> None:
+        if self.count % self.every == 0:
+            self.kept.append(item)
+        self.count += 1
+        if len(self.kept) > self.most:
+            self.kept, self.every = self.kept[::2], 2 * self.every
+
+
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError:  # the last line of a process that was killed
-            continue
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:  # the last line of a process that was killed
+                continue
+            if isinstance(entry, dict) and "nimg" in entry:
+                yield entry
+
+
+def timestamp() -> str:
+    """Now, in UTC, to the second: 2026-11-22T20:14:05Z."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def next_run_folder(config_path: Path, runs: Path = RUNS) -> Path:

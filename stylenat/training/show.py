@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -49,13 +48,12 @@ def save_snapshot(generator: Generator, folder: RunFolder, nimg: int, *, keep: i
     return path
 
 
-def keep_if_best(entries: list[dict[str, Any]], snapshot: Path, folder: RunFolder) -> None:
-    """Copy the snapshot to best.safetensors where no earlier measurement was better."""
-    ranks = [entry["rank"] for entry in entries if "rank" in entry]
-    if ranks[-1] <= min(ranks):
+def keep_if_best(ranks: list[float], snapshot: Path, folder: RunFolder) -> None:
+    """Copy the snapshot, the last that was measured, to best.safetensors unless one was better."""
+    if ranks[-1] <= min(ranks) and snapshot.exists():
         with replacing(folder.snapshots / "best.safetensors") as temporary:
             shutil.copyfile(snapshot, temporary)
 
 
 def draw_progress(folder: RunFolder) -> None:
-    draw_curves(folder.read_stats(), folder.curves)
+    draw_curves(folder.points(), folder.curves)

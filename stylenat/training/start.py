@@ -6,8 +6,9 @@ import torch
 
 from stylenat.config import RunConfig
 from stylenat.data import ImageSource, open_images
-from stylenat.distributed import from_main, is_main, world_size
+from stylenat.distributed import run_on_main, world_size
 from stylenat.metrics import Evaluator
+from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.training.checkpoint import load_checkpoint, newest_checkpoint
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.state import TrainingState, new_state
@@ -80,16 +81,16 @@ def newest_state(
 ) -> tuple[TrainingState, float]:
     """The newest whole checkpoint's state, or a fresh one; and the seconds trained so far."""
     state = new_state(config, device)
-    path = from_main(newest_checkpoint(folder.checkpoints) if is_main() else None)
+    path = run_on_main(lambda: newest_checkpoint(folder.checkpoints))
     if path is None:
         return state, 0.0
     content = load_checkpoint(path)
     try:
+        if "seconds" not in content:
+            raise ValueError("the checkpoint has no seconds")
         state.load_state_dict(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    if is_main():
-        folder.rewind_stats(state.nimg)
     return state, float(content["seconds"])
 
 
@@ -99,5 +100,10 @@ def prepare_torch(config: RunConfig, state: TrainingState) -> None:
     torch.backends.cuda.matmul.fp32_precision = precision
     torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
     if config.train.compile:
+        # Compiled, a pass would keep the singular vectors themselves for its backward pass, and the
+        # next pass steps them in place before that.
+        for module in state.D.modules():
+            if isinstance(module, SpectralNorm):
+                module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
         state.G.compile()
         state.D.compile()

@@ -40,10 +40,14 @@ class TrainingState:
         Raises ValueError, naming what is missing, left over or of another shape; then nothing has
         changed.
         """
+        absent = [name for name in (*NETWORKS, *OPTIMIZERS, "step", "nimg") if name not in saved]
+        if absent:
+            raise ValueError(f"the checkpoint has no {', '.join(absent)}")
         for name in NETWORKS:
             _check_same_tensors(name, getattr(self, name).state_dict(), saved[name])
-        for name in OPTIMIZERS:
+        for name, network in zip(OPTIMIZERS, NETWORKS, strict=False):
             _check_same_groups(name, getattr(self, name).state_dict(), saved[name])
+            _check_moments(name, getattr(self, network), saved[name]["state"])
         for name in NETWORKS + OPTIMIZERS:
             getattr(self, name).load_state_dict(saved[name])
         self.step, self.nimg = int(saved["step"]), int(saved["nimg"])
@@ -131,7 +135,8 @@ def _check_same_tensors(name: str, own: Mapping[str, Any], saved: Mapping[str, A
     }
     found = [f"{len(keys)} {what} ({listed(keys)})" for what, keys in faults.items() if keys]
     if found:
-        raise ValueError(f"the checkpoint's {name} is another network: {'; '.join(found)}")
+        kind = "optimizer" if name in OPTIMIZERS else "network"
+        raise ValueError(f"the checkpoint's {name} is another {kind}: {'; '.join(found)}")
 
 
 def _check_same_groups(name: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
@@ -140,3 +145,20 @@ def _check_same_groups(name: str, own: Mapping[str, Any], saved: Mapping[str, An
     )
     if kept != expected:
         raise ValueError(f"the checkpoint's {name} has other parameters: {kept}, not {expected}")
+
+
+def _check_moments(name: str, network: torch.nn.Module, saved: Mapping[int, Any]) -> None:
+    """Adam holds a count and two moments of every parameter; before its first step, nothing."""
+    keys = [key for key, _ in network.named_parameters()]
+    own = {
+        f"{key}.{what}": torch.empty((), device="meta") if what == "step" else parameter
+        for key, parameter in network.named_parameters()
+        for what in ("step", "exp_avg", "exp_avg_sq")
+    }
+    kept = {
+        f"{keys[index] if index < len(keys) else index}.{what}": value
+        for index, values in saved.items()
+        for what, value in values.items()
+    }
+    if kept:
+        _check_same_tensors(name, own, kept)

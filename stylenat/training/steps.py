@@ -1,7 +1,13 @@
 """One optimizer step each: D, D's gradient penalty, G.
 
 Every function takes the gradient over this rank's images, averages it over the ranks, and steps.
-What it returns are means over this rank's images, on the device: nothing waits for them.
+What it returns are means over this rank's images, on the device: nothing waits for them. With them
+comes the norm of the averaged gradient (before clipping), `grad_norm_*`: it is the same on all
+ranks, and it is finite exactly where the loss and the gradient of every rank are, and the step was
+taken.
+
+D's spectral-norm vectors step with every pass, skipped or not. They follow D's weights alone, so
+that neither images nor losses can spoil them.
 """
 
 from __future__ import annotations
@@ -46,11 +52,11 @@ def d_step(
                 loss = loss + weighted_penalty(penalties, config)
                 losses |= penalties
             (loss / len(parts)).backward()
-            totals.add(losses)
-        average_gradients(D)
-        limit = float("inf") if config.grad_clip_d is None else config.grad_clip_d
-        grad_norm = nn.utils.clip_grad_norm_(D.parameters(), limit)
-        state.optimizer_d.step()
+            totals.add(losses, loss)
+        grad_norm = average_gradients(D, totals.loss)
+        if config.grad_clip_d is not None:
+            nn.utils.clip_grads_with_norm_(D.parameters(), config.grad_clip_d, grad_norm)
+        step_if_finite(state.optimizer_d, grad_norm)
     return {**totals.means(), "grad_norm_d": grad_norm}
 
 
@@ -87,10 +93,10 @@ def penalty_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) 
             penalties = penalty_losses(state, part, config)
             loss = config.r1_every * weighted_penalty(penalties, config)
             (loss / len(parts)).backward()
-            totals.add(penalties)
-        average_gradients(D)
-        state.optimizer_d.step()
-    return totals.means()
+            totals.add(penalties, loss)
+        grad_norm = average_gradients(D, totals.loss)
+        step_if_finite(state.optimizer_d, grad_norm)
+    return {**totals.means(), "grad_norm_penalty": grad_norm}
 
 
 def has_penalty(config: TrainConfig) -> bool:
@@ -124,10 +130,10 @@ def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Los
             with autocast(config, part.real.device):
                 loss = g_loss(state, part, config)
             (loss / len(parts)).backward()
-            totals.add({"loss_g": loss})
-        average_gradients(G)
-        state.optimizer_g.step()
-    return totals.means()
+            totals.add({"loss_g": loss}, loss)
+        grad_norm = average_gradients(G, totals.loss)
+        step_if_finite(state.optimizer_g, grad_norm)
+    return {**totals.means(), "grad_norm_g": grad_norm}
 
 
 def g_loss(state: TrainingState, part: StepInputs, config: TrainConfig) -> Tensor:
@@ -149,8 +155,9 @@ def trainable(network: nn.Module) -> Iterator[None]:
         network.zero_grad(set_to_none=True)
 
 
-def average_gradients(network: nn.Module) -> None:
-    """The mean gradient over the ranks, on every rank.
+def average_gradients(network: nn.Module, loss: Tensor) -> Tensor:
+    """The mean gradient over the ranks, on every rank; its norm, NaN or infinite where one of the
+    ranks' losses or gradients is.
 
     What the loss does not reach has the gradient 0: Adam counts the step, as the published R1 does.
     """
@@ -159,7 +166,26 @@ def average_gradients(network: nn.Module) -> None:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
-    all_reduce_mean_(gradients)
+    # With the gradients, so that no rank waits a second time.
+    loss = loss.detach().to(gradients[0].dtype).reshape(1)
+    all_reduce_mean_([*gradients, loss])
+    return nn.utils.get_total_norm(gradients) + 0 * loss.squeeze()
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
+    """Step, unless the norm is NaN or infinite; then neither parameters nor moments change.
+
+    On a GPU the fused optimizer itself reads the flag, and the process does not wait for it.
+    """
+    if optimizer.defaults.get("fused"):
+        # As gradient scaling hands it over.
+        optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
+        try:
+            optimizer.step()
+        finally:
+            del optimizer.found_inf  # type: ignore[attr-defined]
+    elif grad_norm.isfinite():
+        optimizer.step()
 
 
 def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
@@ -172,15 +198,17 @@ def sum_of(losses: Iterable[Tensor]) -> Tensor:
 
 
 class Totals:
-    """Means of losses over the parts of a batch."""
+    """Means of losses over the parts of a batch; and the sum of what the gradient is taken of."""
 
     def __init__(self) -> None:
         self.sums: Losses = {}
+        self.loss = torch.zeros(())
         self.count = 0
 
-    def add(self, losses: Losses) -> None:
-        for name, loss in losses.items():
-            self.sums[name] = self.sums.get(name, 0) + loss.detach()
+    def add(self, losses: Losses, loss: Tensor) -> None:
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach()
+        self.loss = self.loss + loss.detach()
         self.count += 1
 
     def means(self) -> Losses:

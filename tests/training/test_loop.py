@@ -42,7 +42,7 @@ def final_state(run: Path) -> list[object]:
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve steps in one go, over the borders of an epoch of eight."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    assert train(tiny(train={"total_kimg": 0.096}), run, CPU)
+    assert train(tiny(train={"total_kimg": 0.096}), run, CPU) is None
     return run
 
 
@@ -117,7 +117,7 @@ def test_two_ranks_have_one_ranks_losses(tmp_path):
 
 def test_a_finished_run_is_left_as_it_is(whole_run):
     before = {path: path.stat().st_mtime_ns for path in (whole_run / "checkpoints").iterdir()}
-    assert train(tiny(train={"total_kimg": 0.096}), whole_run, CPU)
+    assert train(tiny(train={"total_kimg": 0.096}), whole_run, CPU) is None
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
@@ -132,15 +132,15 @@ def test_a_signal_ends_the_run_after_a_whole_step_and_it_continues(tmp_path, who
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "d_step", interrupted)
-        assert not train(config, tmp_path / "run", CPU)
+        assert train(config, tmp_path / "run", CPU) == signal.SIGTERM
     assert checkpoints(tmp_path / "run" / "checkpoints")[0].stem == "000000040"
-    assert train(config, tmp_path / "run", CPU)
+    assert train(config, tmp_path / "run", CPU) is None
     assert final_state(tmp_path / "run") == final_state(whole_run)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_all_processes_ends_the_run_in_order(tmp_path, number):
     """As Ctrl-C and a scheduler send it: to the processes that read images too."""
     run = tmp_path / "run"
@@ -162,7 +162,7 @@ def test_a_signal_to_all_processes_ends_the_run_in_order(tmp_path, number):
     wait_until((run / "stats.jsonl").exists, seconds=60)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    assert process.returncode == 128 + number, errors
     assert "the same command continues" in errors
     assert "Traceback" not in errors
     assert len(checkpoints(run / "checkpoints")) == 1
@@ -181,18 +181,7 @@ def test_training_works_outside_the_main_thread(tmp_path):
     thread = threading.Thread(target=lambda: results.append(train(config, tmp_path / "run", CPU)))
     thread.start()
     thread.join()
-    assert results == [True]
-
-
-def test_a_diverged_run_stops_before_it_saves(tmp_path, monkeypatch):
-    def diverging(state, *arguments: object, g_step=loop.g_step):
-        losses = g_step(state, *arguments)
-        return losses if state.step < 3 else {"loss_g": torch.tensor(float("nan"))}
-
-    monkeypatch.setattr(loop, "g_step", diverging)
-    with pytest.raises(ValueError, match=r"diverged before 0\.0 kimg: loss_g not finite"):
-        train(tiny(), tmp_path / "run", CPU)
-    assert checkpoints(tmp_path / "run" / "checkpoints")[0].stem == "000000016"
+    assert results == [None]
 
 
 def test_metrics_are_logged_with_their_protocol_and_choose_the_best(tmp_path):
@@ -201,7 +190,7 @@ def test_metrics_are_logged_with_their_protocol_and_choose_the_best(tmp_path):
         metrics={"names": ["swd"], "num": 8, "every_kimg": 0.008},
     )
     run = tmp_path / "run"
-    assert train(config, run, CPU)
+    assert train(config, run, CPU) is None
     measured = [line for line in statistics(run) if "metrics" in line]
     assert [line["nimg"] for line in measured] == [8, 16]
     assert measured[0]["protocol"]["images"]["num"] == 8
@@ -222,5 +211,5 @@ def test_relativistic_loss_with_both_penalties_trains(tmp_path):
         "sample_truncation_psi": 0.7,
         "total_kimg": 0.016,
     }
-    assert train(tiny(train=settings), tmp_path / "run", CPU)
+    assert train(tiny(train=settings), tmp_path / "run", CPU) is None
     assert {"r1", "r2"} <= statistics(tmp_path / "run")[-1].keys()

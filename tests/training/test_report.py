@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from stylenat.training.curves import draw_curves
-from stylenat.training.report import Averages, Clock, Services, duration, line_of
+from stylenat.training.report import Averages, Clock, duration, line_of
 from stylenat.training.run_folder import RunFolder
+from stylenat.training.services import Services
 from tests.training.tiny import tiny
 
 
@@ -68,7 +69,7 @@ def test_curves_show_losses_and_metrics(tmp_path):
 
 def fake_wandb(log=None, init=None) -> types.ModuleType:
     module = types.ModuleType("wandb")
-    module.init = init or (lambda **_: types.SimpleNamespace(log=log))
+    module.init = init or (lambda **_: types.SimpleNamespace(log=log, finish=lambda: None))
     return module
 
 

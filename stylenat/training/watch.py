@@ -1,0 +1,121 @@
+"""Steps that were not taken, because a loss or a gradient was NaN or infinite: what they had seen.
+
+The optimizers decide on the device (`step_if_finite`). Here the same flag is read, on a GPU one
+step later, when it has long arrived: the process never waits for the step that it just started.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stylenat.config import RunConfig
+from stylenat.data import ImageSource
+from stylenat.data.loader import training_samples
+from stylenat.distributed import all_gather, is_main
+from stylenat.training.run_folder import RunFolder, timestamp
+
+MOST_IN_A_ROW = 10
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Noted:
+    """A step that nobody has looked at yet."""
+
+    step: int
+    losses: dict[str, Tensor]
+    is_taken: Tensor  # on the CPU, once `arrived` has passed
+    arrived: torch.cuda.Event | None
+
+
+class Watch:
+    """Notes every step; writes to faults.jsonl those that were not taken."""
+
+    def __init__(self, config: RunConfig, folder: RunFolder, source: ImageSource) -> None:
+        self.config, self.folder, self.source = config, folder, source
+        self.in_a_row = 0
+        self.noted: _Noted | None = None
+
+    def note(self, step: int, losses: dict[str, Tensor]) -> None:
+        """Take in what step `step` reported, and look at the one before; on a CPU, at both.
+
+        A collective of all ranks. Raises ValueError as `look` does.
+        """
+        self.look()
+        norms = [loss for name, loss in losses.items() if name.startswith("grad_norm")]
+        is_taken = torch.stack(norms).isfinite().all().to("cpu", non_blocking=True)
+        arrived = None
+        if norms[0].is_cuda:
+            arrived = torch.cuda.Event()
+            arrived.record()
+        self.noted = _Noted(step, losses, is_taken, arrived)
+        if arrived is None:
+            self.look()
+
+    def look(self) -> None:
+        """Look at the last step where that has not been done.
+
+        A collective of all ranks. Raises ValueError where it is the tenth in a row that was not
+        taken.
+        """
+        noted, self.noted = self.noted, None
+        if noted is None:
+            return
+        if noted.arrived is not None:
+            noted.arrived.synchronize()
+        if noted.is_taken:
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        self._write_down(noted)
+        if self.in_a_row >= MOST_IN_A_ROW:
+            raise ValueError(
+                f"training diverged: {self.in_a_row} steps in a row had a loss or gradient that is "
+                f"not finite, the last one step {noted.step}, and were not taken; see "
+                f"{self.folder.faults}; {self.folder.checkpoints} holds the last good state; lower "
+                "train.lr_g and train.lr_d, or raise train.r1_gamma"
+            )
+
+    def _write_down(self, noted: _Noted) -> None:
+        of_ranks = all_gather(torch.stack(list(noted.losses.values())).float().reshape(1, -1))
+        if not is_main():
+            return
+        values = torch.cat(of_ranks).T.tolist()
+        losses = dict(zip(noted.losses, values, strict=True))
+        strange = [name for name, of in losses.items() if not all(map(math.isfinite, of))]
+        train = self.config.train
+        positions = range(noted.step * train.batch, (noted.step + 1) * train.batch)
+        samples = training_samples(
+            positions, train.seed, len(self.source), mirror=self.config.data.mirror
+        )
+        self.folder.append_fault(
+            {
+                "time": timestamp(),
+                "step": noted.step,
+                "nimg": positions.start,
+                "seed": train.seed,
+                "in_a_row": self.in_a_row,
+                "not_finite": strange,
+                "losses": {name: list(map(_json_number, of)) for name, of in losses.items()},
+                "images": [[index, self.source.name(index)] for index, _ in samples],
+                "mirrored": [flipped for _, flipped in samples],
+            }
+        )
+        log.warning(
+            "step %d was not taken: %s not finite, %d in a row; its images and losses are in %s",
+            noted.step,
+            ", ".join(strange),
+            self.in_a_row,
+            self.folder.faults,
+        )
+
+
+def _json_number(value: float) -> float | str:
+    """JSON has neither NaN nor infinity."""
+    return value if math.isfinite(value) else str(value)
