@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from stylenat import __version__
 from stylenat.config import from_dict, replacing, to_dict
-from stylenat.config.words import listed
+from stylenat.config.words import listed, printable
 from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
 from stylenat.models.generator import Generator, GeneratorConfig
 
@@ -81,9 +81,10 @@ def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
             tensors = {name: file.get_tensor(name).clone() for name in names}
         return _build(kind, config, tensors).to(device).eval()
     except SafetensorError as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
+        sentence = f"{path} is damaged, or no safetensors file: {error}"
+        raise ValueError(printable(sentence)) from error
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(printable(f"{path}: {error}")) from error
 
 
 def _config(kind: str, metadata: Mapping[str, str], tensor_count: int) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from stylenat.cli.options import DEVICE, DTYPE, SNAPSHOT, TRUNC
+from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC
 
 if TYPE_CHECKING:
     from stylenat.metrics import Scores
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Of the feature network."
 )
-@click.option("--trust-weights", is_flag=True, help="Run TorchScript --weights of unknown origin.")
+@click.option("--trust", is_flag=True, help="Run a TorchScript program of unknown origin.")
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True)
 @DEVICE
 @DTYPE
+@COMPILE
 @SNAPSHOT
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="JSON", help="Write scores and protocol."
@@ -59,7 +60,7 @@ def fid(
     num: int,
     mode: str,
     weights: Path | None,
-    trust_weights: bool,
+    trust: bool,
     reference: Path | None,
     resize: Literal["bilinear", "lanczos", "box"] | None,
     trunc: float,
@@ -67,6 +68,7 @@ def fid(
     batch: int,
     device: str,
     dtype_name: str,
+    compiled: bool,
     snapshot: str,
     out: Path | None,
 ) -> None:
@@ -78,7 +80,7 @@ def fid(
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.memory import keep_freed_memory
     from stylenat.metrics import Evaluator
-    from stylenat.sampling import DTYPES, is_model, load_model, model_file
+    from stylenat.sampling import DTYPES, compile_synthesis, is_model, load_model, model_file
 
     keep_freed_memory()
     chosen = pick_device(device)
@@ -86,6 +88,10 @@ def fid(
     with process_group(chosen):
         generator = load_model(model, chosen, which=snapshot) if is_model(model) else None
         images = open_images(model) if generator is None else None
+        if compiled and generator is None:
+            raise ValueError(f"--compile is for models, and {model} is a set of images")
+        if compiled and generator is not None:
+            compile_synthesis(generator)
         side = generator.resolution if generator is not None else None
         if images is not None and data is not None and (resize or data.startswith("faces:")):
             side = images.read(0).shape[1]
@@ -95,7 +101,7 @@ def fid(
             num=num,
             mode=mode,
             weights=weights,
-            trust_weights=trust_weights,
+            trust_weights=trust,
             reference=reference,
             device=chosen,
             seed=seed,

@@ -102,6 +102,8 @@ def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
 
 
 def _show(report: Report, dest: Path, resolution: int, seconds: float) -> None:
+    from stylenat.config.words import printable
+
     if report.restarted:
         click.echo("Began anew: an unfinished run's source or settings were others.")
     if report.resumed:
@@ -111,7 +113,7 @@ def _show(report: Report, dest: Path, resolution: int, seconds: float) -> None:
     if report.skipped:
         click.echo(f"Skipped {len(report.skipped):,} images:")
     for name, reason in report.skipped:
-        click.echo(f"  {name} {reason}")
+        click.echo(f"  {printable(name)} {reason}")
     megabytes = dest.stat().st_size / 1e6
     size = f"{resolution}x{resolution}, {megabytes:.1f} MB"
     click.echo(f"{dest}: {report.images:,} images, {size}, in {seconds:.0f} s")

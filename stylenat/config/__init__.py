@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stylenat.config.files import replacing
+from stylenat.config.files import private_folder, replacing
 from stylenat.config.plain import from_dict, to_dict
 from stylenat.config.sections import (
     METRICS,
@@ -18,6 +18,7 @@ from stylenat.config.sections import (
     MetricsConfig,
     TrainConfig,
 )
+from stylenat.config.words import printable
 from stylenat.config.yaml_file import apply_override, read_yaml, refuse_interpolations, write_yaml
 from stylenat.models.discriminator import DiscriminatorConfig
 from stylenat.models.generator import GeneratorConfig
@@ -32,6 +33,7 @@ __all__ = [
     "TrainConfig",
     "from_dict",
     "load_config",
+    "private_folder",
     "replacing",
     "save_config",
     "to_dict",
@@ -78,7 +80,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         refuse_interpolations(data)
         return from_dict(RunConfig, data)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(printable(f"{path}: {error}")) from error
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:

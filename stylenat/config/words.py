@@ -23,5 +23,11 @@ def listed(names: Sequence[str]) -> str:
     return f"{first} and {more} more" if more > 0 else first
 
 
+def printable(text: str) -> str:
+    """On one line, and without what a terminal would take for a command."""
+    return text if text.isprintable() else repr(text)[1:-1]
+
+
 def _abridged(text: str, longest: int) -> str:
+    text = printable(text)
     return text if len(text) <= longest else f"{text[: longest - 3]}..."

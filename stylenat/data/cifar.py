@@ -15,10 +15,11 @@ from typing import Any
 from PIL import Image
 
 from ops.build import cache_folder
-from stylenat.config.files import replacing
+from stylenat.config.files import private_folder, replacing
 from stylenat.data.source import ImageSource, hashed
 
 ARCHIVES = {"cifar-10-python.tar.gz": "CIFAR10", "cifar-100-python.tar.gz": "CIFAR100"}
+LARGEST_MEMBER = 200_000_000  # bytes; the largest of the published ones has 155 million
 FOLDERS = {"cifar-10-batches-py": "CIFAR10", "cifar-100-python": "CIFAR100"}
 
 
@@ -80,13 +81,16 @@ class CIFARSource(ImageSource):
 
 
 def _unpack(archive: Path, member: str, file: Path) -> None:
-    """Copy one member out of an archive. Raises ValueError for one that is damaged."""
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    """Copy one member out of an archive. Raises ValueError for one that is damaged or too large."""
+    private_folder(file.parent)
     try:
         with tarfile.open(archive) as tar, replacing(file) as temporary:
             content = tar.extractfile(member)
             if content is None:
                 raise ValueError(f"{archive}: {member} is no file")
+            size = tar.getmember(member).size
+            if size > LARGEST_MEMBER:
+                raise ValueError(f"{archive}: {member} is not the published file: {size:,} bytes")
             with temporary.open("wb") as handle:
                 shutil.copyfileobj(content, handle)
     except (tarfile.TarError, EOFError, KeyError, zlib.error) as error:

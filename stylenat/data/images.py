@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from stylenat.config.words import printable
+
 Filter = Literal["bilinear", "lanczos", "box"]
 FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
@@ -42,6 +44,7 @@ FORMATS = (
 )
 
 MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb
+MOST_BYTES = 8 * MOST_PIXELS  # of a file: so many pixels, RGBA of 16 bits, uncompressed
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -91,7 +94,7 @@ def decode(data: bytes) -> Image.Image:
     except (RefusedImage, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
-        raise RefusedImage(f"is damaged: {error or type(error).__name__}") from error
+        raise RefusedImage(printable(f"is damaged: {error or type(error).__name__}")) from error
 
 
 @functools.cache
@@ -99,6 +102,12 @@ def _formats() -> tuple[str, ...]:
     """Those that this build of Pillow has."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def refuse_bytes(size: int) -> None:
+    """Raises RefusedImage for a file of more bytes than the largest image has."""
+    if size > MOST_BYTES:
+        raise RefusedImage(f"must not have more than {MOST_BYTES:,} bytes: {size:,}")
 
 
 def _too_large(size: str) -> RefusedImage:

@@ -1,8 +1,9 @@
 """Batches of images, read ahead by worker processes, in an order that depends on nothing else.
 
 Position p in a training run's stream of images, counted over all ranks from 0, shows image
-`permutation(seed, p // N)[p % N]` of N, flipped if a hash of (seed, p) is odd. So neither the
-number of ranks or workers nor where a run was interrupted changes what it sees.
+`permutation(seed, p // N)[p % N]` of N, flipped if a hash of (seed, p) is odd. In the place of an
+image that can't be read comes the next one of the epoch that can, past its end the first. So
+neither the number of ranks or workers nor where a run was interrupted changes what it sees.
 
 Legend: B images of a batch, H height, W width.
 """
@@ -12,8 +13,12 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import logging
 import signal
-from collections.abc import Generator, Iterable, Iterator, Sequence
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -21,10 +26,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from stylenat.config.words import listed
+from stylenat.data.images import ImageError
 from stylenat.data.source import ImageSource, random_state
 
 Sample = tuple[int, bool]  # index, flipped
+Bad = dict[int, str]  # images that can't be read, by index: a sentence each
 PREFETCHED_BATCHES = 2  # a worker; they lie in shared memory, of which a container has little
+MOST_BAD = 100  # images that may be replaced; more are no accident
+
+log = logging.getLogger(__name__)
 
 
 def training_batches(
@@ -37,6 +48,7 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 2,
+    max_bad: int = MOST_BAD,
     pin_memory: bool = False,
 ) -> Generator[Tensor, None, None]:
     """This rank's share of each batch of an endless run: uint8 [batch / world_size, 3, H, W].
@@ -45,14 +57,16 @@ def training_batches(
     r + world_size, ... of a batch. Half the images are mirrored. Each of `workers` processes reads
     ahead; 0 reads in this one. Closing the iterator ends them. Draws from no global generator.
 
-    Raises ValueError for a batch that the ranks can't share equally, and, later, one sentence for
-    an image that can't be read.
+    An image that can't be read is named once, in the log (by other ranks than 0 in a warning), and
+    replaced. Raises ValueError for a batch that the ranks can't share equally, and, later, one
+    sentence for more than `max_bad` such images on this rank, or for one of another size.
     """
     for name, value, least in (
         ("seed", seed, 0),
         ("batch", batch, 1),
         ("start_nimg", start_nimg, 0),
         ("workers", workers, 0),
+        ("max_bad", max_bad, 0),
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}: {value}")
@@ -61,11 +75,11 @@ def training_batches(
             f"the batch must be a multiple of the number of ranks: {batch} on {world_size}"
         )
     assert 0 <= rank < world_size
-    batches = (
-        training_samples(range(p + rank, p + batch, world_size), seed, len(source), mirror=mirror)
-        for p in itertools.count(start_nimg, batch)
-    )
-    return _load(source, batches, workers=workers, pin_memory=pin_memory)
+    positions = (range(p + rank, p + batch, world_size) for p in itertools.count(start_nimg, batch))
+    reader = _TrainingBatches(source, seed, mirror=mirror, max_bad=max_bad)
+    tell = log.warning if rank == 0 else warnings.warn  # the log is rank 0's
+    loaded = _load(reader, positions, workers=workers, pin_memory=pin_memory)
+    return _tolerating(loaded, source, max_bad, tell)
 
 
 def read_batches(
@@ -78,21 +92,21 @@ def read_batches(
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1: {batch}")
-    batches = (
-        [(int(index), False) for index in indices[start : start + batch]]
-        for start in range(0, len(indices), batch)
-    )
-    return _load(source, batches, workers=workers, pin_memory=False)
+    chosen = (indices[start : start + batch] for start in range(0, len(indices), batch))
+    return _load(_ChosenBatches(source), chosen, workers=workers, pin_memory=False)
 
 
 def training_samples(
     positions: Iterable[int], seed: int, length: int, *, mirror: bool
 ) -> list[Sample]:
     """Which image of `length` stands at each position of the run, and whether it is flipped."""
-    return [
-        (int(_permutation(seed, p // length, length)[p % length]), mirror and _coin(seed, p))
-        for p in positions
-    ]
+    return [(_index_at(p, seed, length), mirror and _coin(seed, p)) for p in positions]
+
+
+def _index_at(position: int, seed: int, length: int, step: int = 0) -> int:
+    """The image at a position, or `step` places after it in the same epoch, which is a ring."""
+    epoch, place = divmod(position, length)
+    return int(_permutation(seed, epoch, length)[(place + step) % length])
 
 
 @functools.lru_cache(maxsize=2)  # batches lie in one epoch, or two; of a tiny data set, in many
@@ -104,11 +118,38 @@ def _coin(seed: int, position: int) -> bool:
     return bool(hashlib.blake2b(f"{seed} {position}".encode(), digest_size=1).digest()[0] & 1)
 
 
-def _load(
-    source: ImageSource, batches: Iterable[list[Sample]], *, workers: int, pin_memory: bool
+def _tolerating(
+    loaded: Generator[Any, None, None],
+    source: ImageSource,
+    max_bad: int,
+    tell: Callable[[str], None],
 ) -> Generator[Tensor, None, None]:
+    """The batches, while no more than `max_bad` images can't be read; each is told once."""
+    known: Bad = {}
+    with closing(loaded):
+        for batch_B3HW, bad in loaded:
+            for index in sorted(bad.keys() - known.keys()):
+                tell(f"{bad[index]}; another image is shown in its place")
+            known |= bad
+            if len(known) > max_bad:
+                raise _too_many(known, source, max_bad)
+            yield batch_B3HW
+
+
+def _too_many(bad: Bad, source: ImageSource, max_bad: int) -> ValueError:
+    if max_bad == 0:
+        return ValueError(next(iter(bad.values())))
+    return ValueError(
+        f"{len(bad)} of {len(source):,} images can't be read, and at most {max_bad} may be "
+        f"replaced: {listed(list(bad.values()))}; `stylenat prepare` makes a data set without them"
+    )
+
+
+def _load(
+    reader: Dataset[Any], batches: Iterable[Sequence[int]], *, workers: int, pin_memory: bool
+) -> Generator[Any, None, None]:
     loader = DataLoader(
-        _Batches(source),
+        reader,
         batch_size=None,  # each item is a batch
         sampler=_Given(batches),
         collate_fn=_unchanged,
@@ -125,7 +166,7 @@ def _load(
         yield item
 
 
-def _naming_lost_workers(loader: DataLoader) -> Iterator[Tensor | Exception]:
+def _naming_lost_workers(loader: DataLoader) -> Iterator[Any]:
     try:
         yield from loader
     except RuntimeError as error:
@@ -137,41 +178,79 @@ def _naming_lost_workers(loader: DataLoader) -> Iterator[Tensor | Exception]:
         ) from error
 
 
-class _Batches(Dataset[Tensor | Exception]):
+class _Batches(Dataset[Any]):
     """Reads whole batches. An image's error is a result, since raised in a worker it would arrive
     as that worker's traceback."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source
 
-    def __getitem__(self, samples: list[Sample]) -> Tensor | Exception:
+    def __getitem__(self, item: Sequence[int]) -> Any:
         try:
-            return self._read(samples)
+            return self.read(item)
         except (ValueError, OSError) as error:
             return error.with_traceback(None)
 
-    def _read(self, samples: list[Sample]) -> Tensor:
-        images = [self.source.read(index) for index, _ in samples]
-        batch_B3HW = np.empty((len(images), *images[0].shape), np.uint8)
-        for slot, image_3HW, (index, flipped) in zip(batch_B3HW, images, samples, strict=True):
+    @abstractmethod
+    def read(self, item: Sequence[int]) -> Any: ...
+
+    def stacked(self, images: Sequence[tuple[int, np.ndarray]], flips: Sequence[bool]) -> Tensor:
+        """[B, 3, H, W] of indices and images. Raises ValueError unless they have one size."""
+        (first, first_3HW), *_ = images
+        batch_B3HW = np.empty((len(images), *first_3HW.shape), np.uint8)
+        for slot, (index, image_3HW), flipped in zip(batch_B3HW, images, flips, strict=True):
             if image_3HW.shape != slot.shape:
                 (h, w), (height, width) = image_3HW.shape[1:], slot.shape[1:]
-                first, this = self.source.place(samples[0][0]), self.source.place(index)
                 raise ValueError(
-                    f"images of one batch must have one size: {first} is {width}x{height}, and "
-                    f"{this} is {w}x{h}"
+                    f"images of one batch must have one size: {self.source.place(first)} is "
+                    f"{width}x{height}, and {self.source.place(index)} is {w}x{h}"
                 )
             slot[:] = image_3HW[..., ::-1] if flipped else image_3HW
         return torch.from_numpy(batch_B3HW)
 
 
-class _Given(Sampler[list[Sample]]):
+class _ChosenBatches(_Batches):
+    """Batches by the indices of their images."""
+
+    def read(self, item: Sequence[int]) -> Tensor:
+        images = [(int(index), self.source.read(int(index))) for index in item]
+        return self.stacked(images, [False] * len(images))
+
+
+class _TrainingBatches(_Batches):
+    """Batches by positions in the run; with each, the images that could not be read for it."""
+
+    def __init__(self, source: ImageSource, seed: int, *, mirror: bool, max_bad: int) -> None:
+        super().__init__(source)
+        self.seed, self.mirror, self.max_bad = seed, mirror, max_bad
+
+    def read(self, item: Sequence[int]) -> tuple[Tensor, Bad]:
+        bad: Bad = {}
+        images = [self._image_at(position, bad) for position in item]
+        flips = [self.mirror and _coin(self.seed, position) for position in item]
+        return self.stacked(images, flips), bad
+
+    def _image_at(self, position: int, bad: Bad) -> tuple[int, np.ndarray]:
+        """Index and pixels of the position's image, or of the epoch's next one that can be read."""
+        count = len(self.source)
+        for step in range(count):
+            index = _index_at(position, self.seed, count, step)
+            try:
+                return index, self.source.read(index)
+            except ImageError as error:
+                bad[index] = str(error)
+            if len(bad) > self.max_bad:
+                break
+        raise _too_many(bad, self.source, self.max_bad)
+
+
+class _Given(Sampler[Sequence[int]]):
     """Batches that are known beforehand, or made when they are asked for."""
 
-    def __init__(self, batches: Iterable[list[Sample]]) -> None:
+    def __init__(self, batches: Iterable[Sequence[int]]) -> None:
         self.batches = batches
 
-    def __iter__(self) -> Iterator[list[Sample]]:
+    def __iter__(self) -> Iterator[Sequence[int]]:
         return iter(self.batches)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from ops.build import cache_folder
-from stylenat.config.files import replacing
+from stylenat.config.files import private_folder, replacing
 from stylenat.data.images import ImageError, RefusedImage, decode
 from stylenat.data.source import ImageSource, hashed, hashed_bytes
 from stylenat.progress import track
@@ -140,6 +140,12 @@ class MultiResolutionSource(LMDBSource):
                     f"{path} is incomplete: it claims {self.length:,} images and lacks "
                     f"{self.name(self.length - 1)}"
                 )
+            entries = environment(path).stat()["entries"]
+            if self.length > entries:
+                raise ValueError(
+                    f"{path} is incomplete: it claims {self.length:,} images and has {entries:,} "
+                    "entries"
+                )
 
     def __len__(self) -> int:
         return self.length
@@ -198,7 +204,7 @@ def _cached_keys(path: str, state: tuple[int, int, int]) -> Keys:
         pass  # absent, or damaged: it is made again
     keys = _read_keys(path, entries=state[2])
     try:
-        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(file.parent)
         with replacing(file) as temporary, temporary.open("wb") as handle:
             np.savez(handle, data=keys.data, ends=keys.ends)
     except OSError as error:

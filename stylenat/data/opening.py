@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from stylenat.data.cifar import ARCHIVES, FOLDERS, CIFARSource
@@ -15,6 +16,7 @@ KINDS = (
     "cifar-100-python.tar.gz or faces:N"
 )
 FACES = "faces:"
+MOST_FACES = 100_000_000
 
 
 def open_images(
@@ -86,8 +88,10 @@ def open_unscaled(path: str, *, wanted: int | None, exactly: bool, seed: int) ->
 
 def _faces(path: str, resolution: int | None, seed: int) -> ImageSource:
     count = path.removeprefix(FACES)
-    if not (count.isascii() and count.isdigit() and int(count) > 0):
-        raise ValueError(f"faces:N needs a whole number of faces, at least 1: {path}")
+    if not (re.fullmatch("[0-9]{1,9}", count) and 1 <= int(count) <= MOST_FACES):
+        raise ValueError(
+            f"faces:N needs a whole number of faces from 1 to {MOST_FACES:,}: {path[:80]}"
+        )
     if resolution is None:
         raise ValueError(f"{path} has no size of its own; give a resolution")
     return FacesSource(int(count), resolution=resolution, seed=seed)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from stylenat.config.words import listed
+from stylenat.config.words import listed, printable
 from stylenat.data.images import FILTERS, Filter, ImageError, RefusedImage, scale_and_crop
 from stylenat.data.opening import open_unscaled
 from stylenat.data.partial import PartialZip
@@ -188,9 +188,7 @@ def _refuse_bad(partial: PartialZip, total: int, max_bad: int) -> None:
     seen = len(partial.entries)
     if len(bad) > max_bad:
         reasons = partial.folder / "skipped.txt"
-        reasons.write_text(
-            "".join(f"{entry.name} {entry.skipped}\n" for entry in bad), errors="backslashreplace"
-        )
+        reasons.write_text("".join(f"{printable(entry.name)} {entry.skipped}\n" for entry in bad))
         looked = f"{seen:,}" if seen == total else f"the first {seen:,}"
         raise ValueError(
             f"{len(bad):,} of {looked} images are bad, and --max-bad is {max_bad}: "
@@ -198,7 +196,8 @@ def _refuse_bad(partial: PartialZip, total: int, max_bad: int) -> None:
             f"{reasons}"
         )
     if len(bad) == seen:
-        raise ValueError(f"none of {seen:,} images can be used: {bad[0].name} {bad[0].skipped}")
+        first = printable(bad[0].name)
+        raise ValueError(f"none of {seen:,} images can be used: {first} {bad[0].skipped}")
 
 
 def _report(partial: PartialZip, resumed: int) -> Report:

@@ -6,6 +6,7 @@ import functools
 import itertools
 import json
 import os
+import stat
 import zipfile
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
@@ -14,10 +15,13 @@ from typing import Any
 
 from PIL import Image
 
-from stylenat.data.images import EXTENSIONS, ImageError, RefusedImage, decode
+from stylenat.config.words import printable
+from stylenat.data.images import EXTENSIONS, ImageError, RefusedImage, decode, refuse_bytes
 from stylenat.data.source import ImageSource, Label, hashed
 
 INDEX = "dataset.json"
+# Of the other methods zipfile unpacks a whole member at once, whatever size it claims.
+BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def is_image_name(name: str) -> bool:
@@ -98,13 +102,17 @@ class FolderSource(NamedFiles):
         super().__init__(path, _walk(self.root, "", (_identity(self.root),)))
 
     def place(self, index: int) -> str:
-        return str(self.root / self.names[index])
+        return printable(str(self.root / self.names[index]))
 
     def read_bytes(self, name: str) -> bytes:
         file = self.root / name
         if name == INDEX and not file.exists():
             raise KeyError(name)
         try:
+            state = file.stat()
+            if not stat.S_ISREG(state.st_mode):  # a pipe would keep its reader waiting for ever
+                raise RefusedImage("is no regular file")
+            refuse_bytes(state.st_size)
             return file.read_bytes()
         except OSError as error:
             raise RefusedImage(f"can't be read: {error.strerror}") from error
@@ -164,7 +172,8 @@ class ZipSource(NamedFiles):
             try:
                 self._archive = zipfile.ZipFile(self.file)
             except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-                raise ValueError(f"{self.file} is no zip, or damaged: {error}") from error
+                sentence = f"{self.file} is no zip, or damaged: {error}"
+                raise ValueError(printable(sentence)) from error
             self._owner = os.getpid()
         return self._archive
 
@@ -174,10 +183,14 @@ class ZipSource(NamedFiles):
     def read_bytes(self, name: str) -> bytes:
         archive = self.archive()
         member = archive.getinfo(name)
+        refuse_bytes(member.file_size)
+        if member.compress_type not in BOUNDED_METHODS:
+            raise RefusedImage("is packed by another method than deflate; pack the zip anew")
         try:
-            return archive.read(member)
+            with archive.open(member) as file:
+                return file.read(member.file_size)  # no more, whatever the data would unpack to
         except Exception as error:  # zlib's, lzma's, struct's, or for a wrong CRC zipfile's own
-            raise RefusedImage(f"is damaged within the zip: {error}") from error
+            raise RefusedImage(printable(f"is damaged within the zip: {error}")) from error
 
     def fingerprint(self) -> str:
         archive = self.archive()

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stylenat.config.words import printable
 from stylenat.data.faces import draw_face
 from stylenat.data.images import (
     Filter,
@@ -58,7 +59,7 @@ class ImageSource(ABC):
 
     def place(self, index: int) -> str:
         """Where the image is, for messages."""
-        return f"{self.path}: {self.name(index)}"
+        return printable(f"{self.path}: {self.name(index)}")
 
     def label(self, index: int) -> Label | None:
         """The image's label where the data set has labels."""
@@ -236,11 +237,11 @@ class SizedSource(_Derived):
     def _check(self, index: int, width: int, height: int) -> None:
         side = self.resolution
         if (width, height) != (side, side):
-            raise ImageError(
-                self.place(index),
-                f"must be {side}x{side}: it is {width}x{height}; run `stylenat prepare "
-                f"{self.path} DEST.zip --resolution {side}`, or scale while reading "
-                "(data.resize=bilinear)",
+            # No ImageError: nothing is wrong with the image, and another one is no remedy.
+            raise ValueError(
+                f"{self.place(index)} must be {side}x{side}: it is {width}x{height}; run `stylenat "
+                f"prepare {self.path} DEST.zip --resolution {side}`, or scale while reading "
+                "(data.resize=bilinear)"
             )
 
 

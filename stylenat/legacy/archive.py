@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from stylenat.config.words import listed
+from stylenat.config.words import listed, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
 NAMESPACE = "argparse.Namespace"
@@ -57,8 +57,8 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     or holds no networks.
     """
     path = Path(path)
-    _check_archive(path)
-    top = fields(_load(path))
+    # Mapped: optimizer states cost nothing, and no claimed size reaches past the file.
+    top = fields(load_untrusted(path))
     networks = fields(top.get("state_dicts", top))
     state_dicts = {name: fields(networks.get(name)) for name in ("g_ema", "g", "d")}
     state_dicts = {name: tensors for name, tensors in state_dicts.items() if tensors}
@@ -77,6 +77,25 @@ def fields(section: object) -> dict[str, Any]:
         return {}
     # Not held.items(): a crafted OrderedDict can carry an attribute of that name.
     return {name: value for name, value in dict.items(held) if isinstance(name, str)}
+
+
+def load_untrusted(path: Path, *, mapped: bool = True) -> object:
+    """What `torch.save` wrote to a file; nothing that it names is run.
+
+    Tensors that are `mapped` need the file for as long as they are used. Raises as `read_official`,
+    which says what is refused.
+    """
+    _check_archive(path)
+    with safe_globals([(InertNamespace, NAMESPACE)]):
+        with _unpickling(path):
+            unsafe = sorted(get_unsafe_globals_in_checkpoint(path))
+        if unsafe:
+            raise ValueError(
+                f"{path} is refused: loading it would call {listed(unsafe)}, and a checkpoint "
+                f"needs nothing but PyTorch's own functions and {NAMESPACE}"
+            )
+        with _unpickling(path):
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
 
 
 def _check_archive(path: Path) -> None:
@@ -98,7 +117,7 @@ def _check_archive(path: Path) -> None:
     except DAMAGE as error:
         raise ValueError(f"{path} is truncated or damaged: {_first_line(error)}") from error
     if fault is not None:
-        raise ValueError(f"{path} {fault}")
+        raise ValueError(printable(f"{path} {fault}"))
 
 
 def _fault(members: list[zipfile.ZipInfo], file_bytes: int) -> str | None:
@@ -119,20 +138,6 @@ def _fault(members: list[zipfile.ZipInfo], file_bytes: int) -> str | None:
     return None
 
 
-def _load(path: Path) -> object:
-    with safe_globals([(InertNamespace, NAMESPACE)]):
-        with _unpickling(path):
-            unsafe = sorted(get_unsafe_globals_in_checkpoint(path))
-        if unsafe:
-            raise ValueError(
-                f"{path} is refused: loading it would call {listed(unsafe)}, and a checkpoint "
-                f"needs nothing but PyTorch's own functions and {NAMESPACE}"
-            )
-        with _unpickling(path):
-            # Mapped: optimizer states cost nothing, and no claimed size reaches past the file.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
 @contextmanager
 def _unpickling(path: Path) -> Iterator[None]:
     try:
@@ -143,4 +148,5 @@ def _unpickling(path: Path) -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].strip()
+    lines = str(error).splitlines() or [type(error).__name__]
+    return printable(lines[0].strip())

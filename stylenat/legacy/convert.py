@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stylenat.config import RunConfig
-from stylenat.config.words import listed
+from stylenat.config.words import listed, printable
 from stylenat.legacy.architecture import discriminator_config, generator_config
 from stylenat.legacy.archive import read_official
 from stylenat.legacy.tensors import (
@@ -53,7 +53,7 @@ def convert_checkpoint(
         _check(official, sources, network)
         return _fill(network, official, sources)
     except ValueError as error:
-        raise ValueError(f"{path}, {which}: {error}") from error
+        raise ValueError(printable(f"{path}, {which}: {error}")) from error
 
 
 def _without_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:

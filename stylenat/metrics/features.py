@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylenat.legacy.archive import load_untrusted
 from stylenat.metrics.weights import VerifiedFile
 
 SIDE = 299
@@ -45,7 +45,7 @@ class FeatureNetwork:
         self.weights = weights
         self.device = torch.device(device)
         load = _load_state_dict if mode == "legacy_pytorch" else _load_torchscript
-        self.network: Any = load(weights.path).to(self.device).eval()
+        self.network: Any = load(weights).to(self.device).eval()
         self.dim = self._probe()
 
     @torch.no_grad()
@@ -87,7 +87,7 @@ def clean_resize(images_B3HW: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
 
 
-def _load_state_dict(path: Path) -> nn.Module:
+def _load_state_dict(weights: VerifiedFile) -> nn.Module:
     """pytorch-fid's network: torchvision's Inception v3 with the blocks of TensorFlow's release."""
     from torchvision.models import inception_v3
 
@@ -105,24 +105,33 @@ def _load_state_dict(path: Path) -> nn.Module:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the error below says more
-            network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+            network.load_state_dict(_tensors(weights))
     except Exception as error:  # torch.load raises errors of many classes
         if isinstance(error, OSError):
             raise
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} is no state dict of pytorch-fid's network: {reason}") from error
+        reason = " ".join(str(error).split())[:400]
+        raise ValueError(
+            f"{weights.path} is no state dict of pytorch-fid's network: {reason}"
+        ) from error
     network.fc = nn.Identity()  # the features, before the classes
     return network
 
 
-def _load_torchscript(path: Path) -> nn.Module:
+def _tensors(weights: VerifiedFile) -> Any:
+    if weights.is_published:  # perhaps in PyTorch's older format, which is refused otherwise
+        return torch.load(weights.path, map_location="cpu", weights_only=True)
+    return load_untrusted(weights.path)
+
+
+def _load_torchscript(weights: VerifiedFile) -> nn.Module:
+    """The one place where a program out of a file is loaded: `find_weights` has let it pass."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # deprecated, but the file is what it is
-            network = torch.jit.load(path, map_location="cpu")
+            network = torch.jit.load(weights.path, map_location="cpu")
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{path} is no TorchScript network: {reason}") from error
+        raise ValueError(f"{weights.path} is no TorchScript network: {reason}") from error
     return network
 
 

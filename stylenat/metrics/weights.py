@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 from ops.build import cache_folder
-from stylenat.config import replacing
-from stylenat.distributed import main_first
+from stylenat.config import private_folder, replacing
+from stylenat.distributed import is_main, main_first
 from stylenat.progress import progress_bar
 
 TIMEOUT_SECONDS = 20
 BLOCK = 1 << 20
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,9 +65,7 @@ class VerifiedFile:
 
 def metrics_folder() -> Path:
     """Where feature networks and reference statistics are kept, for this user alone."""
-    folder = cache_folder() / "metrics"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return folder
+    return private_folder(cache_folder() / "metrics")
 
 
 def find_weights(mode: str, file: str | Path | None = None, *, trust: bool = False) -> VerifiedFile:
@@ -90,12 +91,15 @@ def find_weights(mode: str, file: str | Path | None = None, *, trust: bool = Fal
 def _own_file(published: Weights, path: Path, *, trust: bool) -> VerifiedFile:
     sha256 = sha256_of(path)
     is_published = sha256 == published.sha256
-    if published.is_torchscript and not is_published and not trust:
-        raise ValueError(
-            f"{path} is not the published {published.name} ({published.size:,} bytes, SHA-256 "
-            f"{published.sha256}) but has SHA-256 {sha256}; TorchScript is a program: to run it "
-            "all the same, add --trust-weights"
-        )
+    if published.is_torchscript and not is_published:
+        if not trust:
+            raise ValueError(
+                f"{path} is not the published {published.name} ({published.size:,} bytes, SHA-256 "
+                f"{published.sha256}) but has SHA-256 {sha256}; TorchScript is a program: to run "
+                "it all the same, add --trust"
+            )
+        if is_main():
+            log.warning("%s is run as a program, on trust: SHA-256 %s", path, sha256)
     return VerifiedFile(path, sha256, is_published)
 
 

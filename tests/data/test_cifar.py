@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
 import torchvision
 
-from stylenat.data import open_images
+from stylenat.data import cifar, open_images
 from tests.data.writers import cifar_files, pixels, write_folder, write_tar
 
 KINDS = [
@@ -78,3 +79,25 @@ def test_a_damaged_archive_is_refused(tmp_path, cache):
     with pytest.raises(ValueError, match=r"cifar-10-python\.tar\.gz is damaged, or no CIFAR"):
         open_images(str(path))
     assert [file for file in cache.rglob("*") if file.is_file()] == []
+
+
+def test_an_archive_larger_than_the_published_one_is_not_unpacked(tmp_path, monkeypatch, cache):
+    monkeypatch.setattr(cifar, "LARGEST_MEMBER", 10_000_000)
+    name = "cifar-10-batches-py/data_batch_1"
+    bomb = write_tar(tmp_path / "cifar-10-python.tar.gz", {name: bytes(10_000_001)})
+    assert (tmp_path / "cifar-10-python.tar.gz").stat().st_size < 20_000
+    with pytest.raises(ValueError, match=r"data_batch_1 is not the published file: 10,000,001 by"):
+        open_images(bomb)
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_links_in_an_archive_are_not_followed_out_of_it(tmp_path, cache):
+    path = tmp_path / "cifar-10-python.tar.gz"
+    (tmp_path / "secret").write_text("secret")
+    with tarfile.open(path, "w:gz") as archive:
+        link = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
+        link.type, link.linkname = tarfile.SYMTYPE, str(tmp_path / "secret")
+        archive.addfile(link)
+    with pytest.raises(ValueError, match="is damaged, or no CIFAR archive"):
+        open_images(str(path))
+    assert not [path for path in cache.rglob("*") if path.is_file()]

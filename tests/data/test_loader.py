@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import multiprocessing
 import os
@@ -177,16 +178,124 @@ def test_workers_end_with_the_iterator(source, way):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_an_unreadable_image_is_one_sentence_whoever_reads_it(tmp_path, workers):
-    path = write_folder(tmp_path, {"a.png": png(0), "b.png": png(1), "c.png": png(2)[:60]})
-    with pytest.raises(ValueError, match=rf"^{path}/c\.png is damaged: [^\n]*$"):
-        take(training_batches(open_images(path), seed=0, batch=3, workers=workers), 2)
-    assert multiprocessing.active_children() == []
-    sized = write_folder(tmp_path / "sized", {"a.png": png(0), "b.png": png(1, 8, 9)})
+def test_an_image_of_another_size_is_one_sentence_whoever_reads_it(tmp_path, workers):
+    path = write_folder(tmp_path, {"a.png": png(0), "b.png": png(1, 8, 9)})
+    sized = open_images(path, resolution=8)
     with pytest.raises(ValueError, match=r"^[^\n]*b\.png must be 8x8: it is 9x8[^\n]*$"):
-        take(
-            training_batches(open_images(sized, resolution=8), seed=0, batch=2, workers=workers), 1
-        )
+        take(training_batches(sized, seed=0, batch=2, workers=workers), 1)
+    assert multiprocessing.active_children() == []
+
+
+# Images that can't be read
+
+BAD = (2, 5)
+
+
+@pytest.fixture
+def damaged(tmp_path) -> ImageSource:
+    """The seven images, two of them cut short."""
+    files = {f"{i}.png": png(i, 8, 6) for i in range(7)}
+    files |= {f"{i}.png": files[f"{i}.png"][:60] for i in BAD}
+    return open_images(write_folder(tmp_path / "damaged", files))
+
+
+def with_replacements(seed: int, count: int) -> list[tuple[int, bool]]:
+    """What the first positions should show, by the rule in words: the epoch's next good image."""
+    expected = []
+    for position in range(count):
+        epoch = training_samples(range(position // 7 * 7, position // 7 * 7 + 7), seed, 7, mirror=1)
+        _, flipped = epoch[position % 7]
+        after = [index for index, _ in (epoch * 2)[position % 7 :]]
+        expected.append((next(index for index in after if index not in BAD), flipped))
+    return expected
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_next_good_image_of_the_epoch_replaces_a_bad_one(damaged, seed, caplog):
+    seen = recognised(take(training_batches(damaged, seed=seed, batch=3, workers=0), 14))
+    assert seen == with_replacements(seed, 42)
+    told = sorted(record.getMessage() for record in caplog.records)
+    assert [text.partition(" is damaged: ")[0] for text in told] == [
+        f"{damaged.path}/{index}.png" for index in BAD
+    ]
+    assert all(text.endswith("; another image is shown in its place") for text in told)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_workers_do_not_change_what_replaces_an_image(damaged, workers, caplog):
+    expected = take(training_batches(damaged, seed=0, batch=3, workers=0), 14)
+    caplog.clear()
+    assert torch.equal(
+        take(training_batches(damaged, seed=0, batch=3, workers=workers), 14), expected
+    )
+    assert len(caplog.records) == 2  # the main process tells, each image once
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 6])
+@pytest.mark.filterwarnings("ignore:.*another image is shown:UserWarning")
+def test_ranks_do_not_change_what_replaces_an_image(damaged, world_size):
+    whole = list(itertools.islice(training_batches(damaged, seed=0, batch=6, workers=0), 7))
+    for rank in range(world_size):
+        options = {"batch": 6, "rank": rank, "world_size": world_size, "workers": 0}
+        share = itertools.islice(training_batches(damaged, seed=0, **options), 7)
+        for batch, part in zip(whole, share, strict=True):
+            assert torch.equal(part, batch[rank::world_size])
+
+
+def test_a_continued_run_sees_the_same_replacements(damaged):
+    whole = take(training_batches(damaged, seed=0, batch=3, workers=0), 14)
+    rest = training_batches(damaged, seed=0, batch=3, start_nimg=15, workers=0)
+    assert torch.equal(take(rest, 9), whole[15:])
+
+
+@pytest.mark.filterwarnings("ignore:.*2.png is damaged:UserWarning")
+def test_other_ranks_than_the_first_warn(damaged, caplog):
+    batches = training_batches(damaged, seed=0, batch=14, rank=1, world_size=2, workers=0)
+    with pytest.warns(UserWarning, match=r"5\.png is damaged.*another image is shown"):
+        take(batches, 4)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_more_bad_images_than_permitted_are_one_sentence(damaged, workers):
+    def first_batches(max_bad: int) -> Tensor:
+        options = {"batch": 7, "max_bad": max_bad, "workers": workers}
+        return take(training_batches(damaged, seed=0, **options), 3)
+
+    first_batches(2)
+    sentence = (
+        rf"^2 of 7 images can't be read, and at most 1 may be replaced: {damaged.path}/\d\.png is "
+        rf"damaged: [^\n]*, {damaged.path}/\d\.png is damaged[^\n]*`stylenat prepare` makes"
+    )
+    with pytest.raises(ValueError, match=sentence):
+        first_batches(1)
+    with pytest.raises(ValueError, match=rf"^{damaged.path}/\d\.png is damaged: [^\n]*$"):
+        first_batches(0)
+    assert multiprocessing.active_children() == []
+
+
+def test_bad_images_are_counted_over_batches_but_each_of_them_once(damaged):
+    take(training_batches(damaged, seed=0, batch=1, max_bad=2, workers=0), 70)
+    with pytest.raises(ValueError, match="2 of 7 images"):
+        take(training_batches(damaged, seed=0, batch=1, max_bad=1, workers=0), 7)
+
+
+def test_a_data_set_that_went_away_is_one_sentence(tmp_path):
+    """And soon, not after a look for every file."""
+    path = write_folder(tmp_path / "gone", {f"{i}.png": png(i) for i in range(30)})
+    source = open_images(path)
+    for file in (tmp_path / "gone").iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"^4 of 30 images can't be read.*No such file"):
+        take(training_batches(source, seed=0, batch=2, max_bad=3, workers=0), 1)
+    with pytest.raises(ValueError, match=r"^30 of 30 images can't be read"):
+        take(training_batches(source, seed=0, batch=2, workers=0), 1)
+
+
+def test_metrics_read_the_images_that_they_chose_or_none(damaged):
+    with pytest.raises(ValueError, match=r"2\.png is damaged"):
+        list(read_batches(damaged, range(7), batch=2, workers=0))
 
 
 class Deadly(FacesSource):
@@ -203,22 +312,28 @@ def test_a_lost_worker_is_one_sentence():
         next(training_batches(deadly, seed=0, batch=2, workers=1))
 
 
+def hash_of_two_epochs(source: ImageSource, workers: int) -> str:
+    """SHA-256 of every pixel, in order."""
+    batches = training_batches(source, seed=0, batch=5, workers=workers)
+    return hashlib.sha256(take(batches, 2 * len(source) // 5).numpy().tobytes()).hexdigest()
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("cache")
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 4 worker processes")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
-def test_processes_may_be_forked_or_spawned(tmp_path, method):
+def test_four_processes_forked_or_spawned_see_what_one_sees(tmp_path, method):
     before = multiprocessing.get_start_method(allow_none=True)
     multiprocessing.set_start_method(method, force=True)
     try:
         for path in (
-            numbered_zip(tmp_path / "x.zip", 5),
-            write_lmdb(tmp_path / "lsun", lsun_entries(5)),
+            numbered_zip(tmp_path / "x.zip", 100),
+            write_lmdb(tmp_path / "lsun", lsun_entries(100)),
         ):
             opened = open_images(path, resolution=8, resize="box")
             opened.read(1)  # so this process's handles are open, and must not be shared
-            expected = take(training_batches(opened, seed=0, batch=5, workers=0), 3)
-            read = take(training_batches(opened, seed=0, batch=5, workers=1), 3)
-            assert torch.equal(read, expected)
+            expected = hash_of_two_epochs(opened, workers=0)
+            assert hash_of_two_epochs(opened, workers=4) == expected, path
     finally:
         multiprocessing.set_start_method(before, force=True)
 
@@ -234,6 +349,7 @@ def test_processes_may_be_forked_or_spawned(tmp_path, method):
         ({"seed": -1}, "seed must be at least 0: -1"),
         ({"start_nimg": -1}, "start_nimg must be at least 0: -1"),
         ({"workers": -1}, "workers must be at least 0: -1"),
+        ({"max_bad": -1}, "max_bad must be at least 0: -1"),
     ],
 )
 def test_values_without_meaning_are_refused_at_once(source, options, sentence):

@@ -78,8 +78,18 @@ def one_error(result: Result, code: int) -> str:
 @pytest.mark.parametrize(
     ("source", "dest", "options", "sentence"),
     [
-        ("faces:0", "x.zip", "8", "faces:N needs a whole number of faces, at least 1: faces:0"),
-        ("faces:abc", "x.zip", "8", "faces:N needs a whole number of faces, at least 1: faces:abc"),
+        (
+            "faces:0",
+            "x.zip",
+            "8",
+            "faces:N needs a whole number of faces from 1 to 100,000,000: faces:0",
+        ),
+        (
+            "faces:abc",
+            "x.zip",
+            "8",
+            "faces:N needs a whole number of faces from 1 to 100,000,000: faces:abc",
+        ),
         ("faces:2", "x.zip", "0", "resolution must be positive: 0"),
         ("faces:2", "x.zip", "2", "resolution must lie in 4..1024: 2"),
         ("faces:2", "x.tar", "8", "DEST must be a .zip: x.tar"),
@@ -139,3 +149,14 @@ def test_verify_names_the_faults_and_ends_with_code_1(tmp_path):
     dest.write_bytes(data)
     error = one_error(run("--verify", dest, "--workers", 0), 1)
     assert error.startswith(f"{dest} has 1 fault: 00000/img00000000.png is damaged within the zip")
+
+
+def test_names_that_are_no_text_are_shown_without_their_commands(tmp_path):
+    odd = ["a\nb.png", "\x1b[2Jx.png", b"caf\xe9.png".decode("utf-8", "surrogateescape")]
+    path = write_folder(tmp_path / "x", {"!.png": png(0), **dict.fromkeys(odd, b"")})
+    options = ("--resolution", 8, "--workers", 0)
+    error = one_error(run(path, tmp_path / "x.zip", *options), 1)
+    assert r"\x1b[2Jx.png is no image" in error
+    lines = run(path, tmp_path / "x.zip", *options, "--max-bad", 3).stdout.splitlines()
+    shown = [r"  \x1b[2Jx.png is", r"  a\nb.png is", r"  caf\udce9.png is"]
+    assert [line.partition(" no image")[0] for line in lines[2:5]] == shown

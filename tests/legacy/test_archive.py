@@ -2,50 +2,20 @@
 
 import argparse
 import contextlib
-import functools
 import os
 import pickle
 import random
-import subprocess
 import tarfile
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 
 from stylenat.legacy import read_official
 from stylenat.legacy.archive import InertNamespace, fields
-
-
-class Calls:
-    """Pickles as a call of `function`."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-CANARY = "canary"  # in the working folder, which a test makes its own
-TOUCH = f"touch {CANARY}"
-HOSTILE = {
-    "posix.system": Calls(os.system, TOUCH),
-    "builtins.eval": Calls(eval, f"open({CANARY!r}, 'w')"),
-    "builtins.exec": Calls(exec, f"open({CANARY!r}, 'w')"),
-    "Popen": Calls(subprocess.Popen, ["touch", CANARY]),
-    "torch.serialization.load": Calls(torch.load, "nested.pt"),
-    "functools.partial": Calls(functools.partial, os.system, TOUCH),
-    "torch.nn.modules.linear.Linear": torch.nn.Linear(1, 1),
-    "omegaconf.dictconfig.DictConfig": OmegaConf.create({"size": 16}),
-    "pathlib": Path(CANARY),
-    "numpy": np.float64(1),
-}
+from tests.legacy.hostile import CANARY, HOSTILE, TOUCH, Calls, save_nested
 
 
 @pytest.fixture
@@ -65,7 +35,7 @@ def save_checkpoint() -> Path:
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("place", ["args", "namespace", "tensor", "beside"])
 def test_file_that_names_a_function_is_refused_by_that_name(name, place, empty_folder):
-    torch.save({"x": Calls(os.system, TOUCH)}, "nested.pt")
+    save_nested()
     weights, args, beside = {"x": torch.zeros(2)}, {"size": 16}, None
     if place == "args":
         args["size"] = HOSTILE[name]

@@ -25,7 +25,7 @@ def fid(*arguments):
 
 def test_scores_are_printed_and_written_with_their_protocol(files, small, tmp_path):
     model, data = files
-    network = ["--mode=clean", "--weights", small, "--trust-weights"]
+    network = ["--mode=clean", "--weights", small, "--trust"]
     options = ["--data", data, "--metrics=fid,pr,swd", "--num=10", "--trunc=0.7", *network]
     result = fid(model, *options, "--out", tmp_path / "scores.json")
     assert result.exit_code == 0, result.output

@@ -2,9 +2,13 @@
 
 import hashlib
 import io
+import os
 import re
 import stat
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from urllib.error import URLError
 
 import pytest
@@ -12,6 +16,7 @@ import pytest
 from stylenat.metrics import weights as module
 from stylenat.metrics.weights import STATE_DICT, TORCHSCRIPT, WEIGHTS, find_weights
 
+ROOT = Path(__file__).resolve().parents[2]
 CONTENT = b"weights" * 1000
 
 
@@ -85,7 +90,7 @@ def test_own_file_is_taken_with_its_hash_but_an_unknown_program_needs_trust(tmp_
     digest = hashlib.sha256(b"own").hexdigest()
     found = find_weights("legacy_pytorch", own)
     assert (found.path, found.sha256, found.is_published) == (own, digest, False)
-    with pytest.raises(ValueError, match=r"TorchScript is a program.*--trust-weights") as refusal:
+    with pytest.raises(ValueError, match=r"TorchScript is a program.*--trust") as refusal:
         find_weights("clean", own)
     assert digest in str(refusal.value)
     assert find_weights("clean", own, trust=True).sha256 == digest
@@ -97,3 +102,81 @@ def test_own_copy_of_the_published_file_is_recognised(server, tmp_path):
     own = tmp_path / "copy"
     own.write_bytes(CONTENT)
     assert find_weights("legacy_pytorch", own).is_published
+
+
+def test_a_trusted_program_is_named_with_its_hash(tmp_path, caplog):
+    own = tmp_path / "own"
+    own.write_bytes(b"own")
+    find_weights("clean", own, trust=True)
+    digest = hashlib.sha256(b"own").hexdigest()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{own} is run as a program, on trust: SHA-256 {digest}"
+    ]
+
+
+def test_every_folder_that_is_made_is_the_user_s_alone(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "a" / "b" / "stylenat")
+    before = os.umask(0o002)
+    try:
+        find_weights("legacy_pytorch")
+    finally:
+        os.umask(before)
+    for folder in ("a", "a/b", "a/b/stylenat", "a/b/stylenat/metrics"):
+        assert stat.S_IMODE((tmp_path / folder).stat().st_mode) == 0o700, folder
+
+
+def test_a_download_that_breaks_off_leaves_nothing(server, cache, monkeypatch):
+    class Breaking(io.BytesIO):
+        def read(self, size: int = -1) -> bytes:
+            if self.tell():
+                raise ConnectionResetError("connection reset by peer")
+            return super().read(10)
+
+    monkeypatch.setattr(module, "urlopen", lambda *_, **__: Breaking(CONTENT))
+    with pytest.raises(ValueError, match=r"could not be downloaded \(connection reset by peer"):
+        find_weights("legacy_pytorch")
+    assert list(cache.iterdir()) == []
+
+
+RANKS = """
+import hashlib, io, os, sys
+from dataclasses import replace
+from pathlib import Path
+from stylenat.distributed import pick_device, process_group, rank
+from stylenat.metrics import weights as module
+
+folder, content = Path(sys.argv[1]), bytes(100_000)
+published = replace(
+    module.STATE_DICT, size=len(content), sha256=hashlib.sha256(content).hexdigest()
+)
+module.WEIGHTS["legacy_pytorch"] = published
+module.cache_folder = lambda: folder / "cache"
+
+def urlopen(request, timeout):
+    (folder / f"fetched_by_{rank()}_{os.getpid()}").touch()
+    return io.BytesIO(content)
+
+module.urlopen = urlopen
+with process_group(pick_device("cpu")):
+    assert module.find_weights("legacy_pytorch").path.read_bytes() == content
+    (folder / f"found_by_{rank()}").touch()
+"""
+
+
+def test_one_rank_downloads_for_all(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("fetched_by_0_*"))) == 1
+    assert not list(tmp_path.glob("fetched_by_1_*"))
+    assert len(list(tmp_path.glob("found_by_*"))) == 2
+    assert [path.name for path in (tmp_path / "cache" / "metrics").iterdir()] == [STATE_DICT.name]
