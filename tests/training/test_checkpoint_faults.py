@@ -293,7 +293,8 @@ def test_a_disk_that_fills_up_and_is_freed_costs_nothing_but_samples(tmp_path):
     done = subprocess.run(
         [*enter, *mount, *map(str, script)],
         cwd=ROOT,
-        env=environment(),
+        # As many threads as the whole run's: sums depend on them.
+        env={**environment(), "OMP_NUM_THREADS": str(torch.get_num_threads())},
         capture_output=True,
         text=True,
         check=False,
