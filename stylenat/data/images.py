@@ -11,6 +11,7 @@ import warnings
 from typing import Literal
 
 import numpy as np
+import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
 from stylenat.config.words import printable
@@ -75,8 +76,8 @@ class ImageError(ValueError):
 def decode(data: bytes) -> Image.Image:
     """The picture in an image file's bytes, upright, RGB; of an animation, the first frame.
 
-    Raises RefusedImage for bytes that are no image, are damaged or cut short, hold more than
-    89,478,485 pixels, or pixels that `to_rgb` refuses.
+    Raises RefusedImage for bytes that are no image, are damaged or cut short as far as their format
+    shows it, hold more than 89,478,485 pixels, or pixels that `to_rgb` refuses.
     """
     try:
         with warnings.catch_warnings():
@@ -86,6 +87,8 @@ def decode(data: bytes) -> Image.Image:
                 if image.width * image.height > MOST_PIXELS:
                     raise _too_large(f"{image.width}x{image.height}")
                 image.load()
+                if image.format in ("JPEG", "MPO"):
+                    _refuse_damaged_jpeg(data)
                 return to_rgb(image)
     except UnidentifiedImageError as error:
         raise RefusedImage("is no image of a known format, or its header is damaged") from error
@@ -95,6 +98,24 @@ def decode(data: bytes) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
         raise RefusedImage(printable(f"is damaged: {error or type(error).__name__}")) from error
+
+
+def _refuse_damaged_jpeg(data: bytes) -> None:
+    """Raises RefusedImage where libjpeg-turbo warns: it then guesses pixels, and Pillow is silent.
+
+    A JPEG has no checksum: damage that leaves its codes in step shows nowhere.
+    """
+    try:
+        *_, colors, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, KeyError):
+        return  # a rare subsampling, which Pillow's decoder knows and this one does not
+    try:
+        # An eighth of each side: all codes are read, few pixels made.
+        simplejpeg.decode_jpeg(
+            data, "CMYK" if colors == "CMYK" else "GRAY", min_height=1, min_width=1
+        )
+    except ValueError as error:
+        raise RefusedImage(printable(f"is damaged inside: {error}")) from error
 
 
 @functools.cache

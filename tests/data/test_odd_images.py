@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from stylenat.data import open_images, training_batches
+from stylenat.data.images import RefusedImage, decode
 from tests.data.writers import make, write_folder, write_zip
 
 SIDE = 8
@@ -139,6 +140,11 @@ def spoilt(data: bytes, at: float, content: bytes) -> bytes:
     return data[:start] + content + data[start + len(content) :]
 
 
+def with_a_hole(image: Image.Image, **options: object) -> bytes:
+    """A JPEG of which Pillow makes pixels of its own, without a word."""
+    return spoilt(stored(image, "JPEG", **options), 0.7, bytes(100))
+
+
 UNUSABLE: dict[str, Callable[[], bytes]] = {
     "empty.png": lambda: b"",
     "empty.jpg": lambda: b"",
@@ -148,6 +154,10 @@ UNUSABLE: dict[str, Callable[[], bytes]] = {
     "half_progressive.jpg": lambda: (d := stored(photo(), "JPEG", progressive=True))[: len(d) // 2],
     "overwritten.jpg": lambda: spoilt(stored(photo(), "JPEG"), 0.4, b"\xff\xc8\xff\xd8" * 60),
     "tables.jpg": lambda: spoilt(stored(photo(), "JPEG"), 0.02, b"\xff" * 60),
+    "hole.jpg": lambda: with_a_hole(photo()),
+    "hole_progressive.jpg": lambda: with_a_hole(photo(), progressive=True),
+    "hole_cmyk.jpg": lambda: with_a_hole(photo().convert("CMYK")),
+    "hole_grey.jpg": lambda: with_a_hole(photo().convert("L")),
     "half.png": lambda: (data := stored(photo(), "PNG"))[: len(data) // 2],
     "overwritten.png": lambda: spoilt(stored(photo(), "PNG"), 0.5, bytes(60)),
     "half.webp": lambda: (data := stored(photo(), "WEBP"))[: len(data) // 2],
@@ -190,14 +200,80 @@ def test_the_loader_names_every_file_that_it_cannot_use(with_unusable, caplog):
         assert "\n" not in sentence
 
 
+def jpeg_of_one_block(horizontal: int, vertical: int) -> bytes:
+    """8x8 of middle grey, luminance sampled so many times as finely as the colours."""
+    table = b"\xff\xdb" + struct.pack(">HB", 67, 0) + bytes([1] * 64)
+    frame = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, SIDE, SIDE, 3)
+    frame += bytes([1, horizontal << 4 | vertical, 0, 2, 0x11, 0, 3, 0x11, 0])
+    # One code, a zero bit: "no difference" for the mean of a block, "no more" for the rest of it.
+    codes = (b"\xff\xc4" + struct.pack(">HB", 20, kind) + b"\1" + bytes(16) for kind in (0, 16))
+    scan = b"\xff\xda" + bytes([0, 12, 3, 1, 0, 2, 0, 3, 0, 0, 63, 0])
+    bits = "00" * (horizontal * vertical + 2)
+    bits += "1" * (-len(bits) % 8)
+    coded = int(bits, 2).to_bytes(len(bits) // 8, "big")
+    return b"\xff\xd8" + table + frame + b"".join(codes) + scan + coded + b"\xff\xd9"
+
+
+WHOLE_JPEGS: dict[str, Callable[[], bytes]] = {
+    **{f"4:{name}": lambda s=s: stored(photo(), "JPEG", subsampling=s) for s, name in
+       enumerate(("4:4", "2:2", "2:0"))},
+    "progressive": lambda: stored(photo(), "JPEG", progressive=True),
+    "restart markers": lambda: stored(photo(), "JPEG", restart_marker_blocks=1),
+    "optimised": lambda: stored(photo(), "JPEG", optimize=True),
+    "coarse": lambda: stored(photo(), "JPEG", quality=1),
+    "RGB": lambda: stored(photo(), "JPEG", keep_rgb=True),
+    "grey": lambda: stored(photo().convert("L"), "JPEG"),
+    "CMYK": lambda: stored(photo().convert("CMYK"), "JPEG"),
+    "two pictures": lambda: stored(photo(), "MPO", save_all=True, append_images=[photo()]),
+    "more after its end": lambda: stored(photo(), "JPEG") + b"a note",
+    **{f"sampled {h}x{v}": lambda h=h, v=v: jpeg_of_one_block(h, v) for h, v in
+       ((1, 1), (2, 2), (4, 1), (1, 4), (4, 2), (3, 1))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WHOLE_JPEGS)
+def test_a_whole_jpeg_of_any_kind_is_used(name):
+    data = WHOLE_JPEGS[name]()
+    with Image.open(io.BytesIO(data)) as image:
+        expected = image.convert("RGB")
+    assert np.array_equal(np.asarray(decode(data)), np.asarray(expected))
+
+
+# (what is written over a JPEG, how many bytes; how many of 100 such files are named at least)
+DAMAGE = [("zeros", 512, 90), ("noise", 32, 85), ("noise", 1, 30), ("bit", 1, 15)]
+
+
+@pytest.mark.parametrize(("content", "count", "at_least"), DAMAGE)
+def test_jpegs_damaged_inside_are_mostly_named(content, count, at_least):
+    """A JPEG has no checksum: where its codes stay in step, the pixels are others, and no more."""
+    random = np.random.RandomState(0)
+    data = stored(photo().resize((128, 128)), "JPEG", quality=90)
+    named = 0
+    for _ in range(100):
+        spoiled = bytearray(data)
+        start = random.randint(640, len(data) - count)  # behind the tables
+        place = slice(start, start + count)
+        if content == "bit":
+            spoiled[start] ^= 1 << random.randint(8)
+        else:
+            spoiled[place] = bytes(count) if content == "zeros" else random.bytes(count)
+        try:
+            decode(bytes(spoiled))
+        except RefusedImage:
+            named += 1
+    assert at_least <= named
+
+
 def test_a_zip_s_checksum_finds_what_a_jpeg_decoder_passes_over(tmp_path):
-    """A hole of zeros: libjpeg takes it for pixels."""
-    name, data = "hole.jpg", stored(photo(), "JPEG")
+    """A changed byte that leaves the codes in step: other pixels, and nothing to see it by."""
+    name, data = "spot.jpg", jpeg_of_one_block(1, 1)
+    table = data.index(bytes([1] * 64))
+    changed = data[:table] + b"\7" + data[table + 1 :]
+    decode(changed)
     path = write_zip(tmp_path / "x.zip", {"!.png": flat("L", 9), name: data})
     whole = (tmp_path / "x.zip").read_bytes()
-    start = whole.index(data) + len(data) // 2
-    (tmp_path / "x.zip").write_bytes(whole[:start] + bytes(100) + whole[start + 100 :])
-    with pytest.raises(ValueError, match=r"hole\.jpg is damaged within the zip: Bad CRC-32"):
+    (tmp_path / "x.zip").write_bytes(whole.replace(data, changed))
+    with pytest.raises(ValueError, match=r"spot\.jpg is damaged within the zip: Bad CRC-32"):
         open_images(path).read(1)
 
 
