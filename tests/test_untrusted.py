@@ -23,6 +23,7 @@ from stylenat.cli import main
 from stylenat.config import save_config
 from stylenat.data import open_images
 from stylenat.export import save_generator
+from stylenat.training.checkpoint import load_checkpoint
 from tests.data.writers import encoded, pixels, png, write_zip
 from tests.legacy.hostile import CANARY, HOSTILE, hostile_checkpoint, save_nested
 from tests.sampling.tiny import tiny_generator
@@ -122,7 +123,8 @@ def test_a_run_does_not_continue_from_a_hostile_checkpoint(name, trained):
     try:
         options = ("--run-dir", trained / "run", "--device", "cpu")
         sentence = refusal(stylenat("train", trained / "tiny.yaml", *options))
-        assert path.name in sentence
+        assert f"{path} is refused: loading it would call" in sentence
+        assert name in sentence
         assert not Path(CANARY).exists()
     finally:
         path.write_bytes(before[0])
@@ -139,8 +141,9 @@ def deflate_bomb(path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", MODEL_COMMANDS)
-def test_a_deflate_bomb_is_refused_before_it_is_unpacked(command, monkeypatch):
+@pytest.fixture
+def bomb(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Such a checkpoint, and an error if anything is unpacked."""
     path = deflate_bomb(Path("bomb.pt"))
     assert path.stat().st_size < 250_000
 
@@ -149,8 +152,20 @@ def test_a_deflate_bomb_is_refused_before_it_is_unpacked(command, monkeypatch):
 
     monkeypatch.setattr(zlib, "decompressobj", unpacked)
     monkeypatch.setattr(torch, "load", unpacked)
-    sentence = refusal(MODEL_COMMANDS[command](path))
-    assert "bomb.pt is refused: PyTorch stores its data neither compressed nor" in sentence
+    return path
+
+
+BOMB = "bomb.pt is refused: PyTorch stores its data neither compressed nor"
+
+
+@pytest.mark.parametrize("command", MODEL_COMMANDS)
+def test_a_deflate_bomb_is_refused_before_it_is_unpacked(command, bomb):
+    assert BOMB in refusal(MODEL_COMMANDS[command](bomb))
+
+
+def test_a_run_does_not_continue_from_a_deflate_bomb(bomb):
+    with pytest.raises(ValueError, match=rf"^{BOMB}"):
+        load_checkpoint(bomb)
 
 
 # Bombs in the zip of a data set

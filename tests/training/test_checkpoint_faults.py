@@ -464,6 +464,6 @@ def test_another_architectures_run_is_refused_by_config_and_by_checkpoint(half_r
 def test_a_file_that_is_no_checkpoint_is_one_sentence(tmp_path, content):
     path = tmp_path / "000000008.pt"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"\.pt is no checkpoint of StyleNAT: .+") as raised:
+    with pytest.raises(ValueError, match=rf"^{path} is (empty|not a|truncated).*$") as raised:
         load_checkpoint(path)
     assert "\n" not in str(raised.value)
