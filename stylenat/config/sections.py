@@ -27,7 +27,8 @@ class DataConfig:
     `path` is a folder, a zip, an LMDB, a CIFAR archive, or `faces:N` for N drawn faces. Images must
     have the networks' size; with `resize` (a filter) any image is scaled and cropped to it while it
     is read. `mirror` flips half of them. `max_images` takes a random subset of that many.
-    `workers` processes read ahead; 0 reads in the training process.
+    `workers` processes read ahead; 0 reads in the training process. Up to `max_bad` images that
+    can't be read are replaced by others; more end the run.
     """
 
     path: str | None = None
@@ -35,10 +36,11 @@ class DataConfig:
     mirror: bool = True
     max_images: int | None = None
     workers: int = 2
+    max_bad: int = 100
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", "max_images", ok=lambda n: n >= 1)
-        _require(self, "at least 0", "workers", ok=lambda n: n >= 0)
+        _require(self, "at least 0", "workers", "max_bad", ok=lambda n: n >= 0)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,6 @@ from stylenat.data.source import ImageSource, random_state
 Sample = tuple[int, bool]  # index, flipped
 Bad = dict[int, str]  # images that can't be read, by index: a sentence each
 PREFETCHED_BATCHES = 2  # a worker; they lie in shared memory, of which a container has little
-MOST_BAD = 100  # images that may be replaced; more are no accident
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ def training_batches(
     rank: int = 0,
     world_size: int = 1,
     workers: int = 2,
-    max_bad: int = MOST_BAD,
+    max_bad: int = 100,
     pin_memory: bool = False,
 ) -> Generator[Tensor, None, None]:
     """This rank's share of each batch of an endless run: uint8 [batch / world_size, 3, H, W].
@@ -255,8 +254,9 @@ class _Given(Sampler[Sequence[int]]):
 
 
 def _outlive_signals(_: int) -> None:
-    """Ctrl-C, and a scheduler's SIGTERM, reach all processes at once; the main one ends these."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Ctrl-C, a closed terminal and a scheduler's signals reach all processes at once; the main
+    one ends these."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -91,6 +91,7 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
             rank=rank(),
             world_size=world_size(),
             workers=config.data.workers,
+            max_bad=config.data.max_bad,
             pin_memory=device.type == "cuda",
         )
         stack.enter_context(closing(batches))

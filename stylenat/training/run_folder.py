@@ -24,7 +24,7 @@ RUNS = Path("results/runs")
 
 # May change while a run goes on: how it is computed, shown and kept, and how long it is.
 FREE = re.compile(
-    r"data\.(path|workers)|metrics\..*|train\.(total_kimg|batch_gpu|tf32|compile|log_every_nimg"
+    r"data\.(path|workers|max_bad)|metrics\..*|train\.(total_kimg|batch_gpu|tf32|compile|log_every_nimg"
     r"|snapshot_every_kimg|keep_\w+|sample_\w+(\[\d\])?|wandb|tensorboard)"
     r"|model\.generator\.(attention_backend|activation_checkpointing)"
 )

@@ -312,6 +312,18 @@ def test_a_lost_worker_is_one_sentence():
         next(training_batches(deadly, seed=0, batch=2, workers=1))
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
+def test_a_worker_outlives_the_signals_that_its_run_ends_by(name):
+    batches = training_batches(FacesSource(3, resolution=4, seed=0), seed=0, batch=2, workers=1)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    os.kill(worker.pid, getattr(signal, name))
+    for _ in range(10):
+        next(batches)
+    assert worker.is_alive()
+    batches.close()
+
+
 def hash_of_two_epochs(source: ImageSource, workers: int) -> str:
     """SHA-256 of every pixel, in order."""
     batches = training_batches(source, seed=0, batch=5, workers=workers)

@@ -26,6 +26,7 @@ from stylenat.training.checkpoint import checkpoints, load_checkpoint, newest_ch
 from stylenat.training.lock import FileLock
 from stylenat.training.loop import train
 from stylenat.training.run_folder import MOST_POINTS, RunFolder
+from tests.data.writers import png, write_folder
 from tests.training.processes import (
     ENDLESS,
     lines_of,
@@ -329,6 +330,17 @@ def test_a_start_without_a_checkpoint_forgets_the_statistics_before(tmp_path, mo
     assert train(config, run, CPU) is None
     assert is_complete(run)
     assert statistics(run)[0]["loss_d"] != 99.0
+
+
+def test_unreadable_images_are_replaced_up_to_the_configs_limit(tmp_path):
+    """A run of 40 images shows each of 16 at least twice."""
+    files = {f"{i:02d}.png": png(i, 16, 16) for i in range(15)} | {"15.png": b"no image"}
+    path = write_folder(tmp_path / "images", files)
+    config = tiny(data={"path": path})
+    assert train(config, tmp_path / "run", CPU) is None
+    assert (tmp_path / "run" / "log.txt").read_text().count("another image is shown") == 1
+    with pytest.raises(ValueError, match=rf"^{path}/15\.png is no image"):
+        train(tiny(data={"path": path, "max_bad": 0}), tmp_path / "strict", CPU)
 
 
 @pytest.mark.slow
