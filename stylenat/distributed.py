@@ -80,6 +80,11 @@ def process_group(
     if not is_launched() or _is_joined():
         yield
         return
+    # Imported later, as torch._dynamo does, its functions would hold the group as the default of an
+    # argument: leaving would not end gloo's threads, and one that is busy aborts a process that
+    # exits.
+    import torch.distributed.nn.functional
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     dist.init_process_group(
