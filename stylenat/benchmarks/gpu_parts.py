@@ -9,7 +9,7 @@ from pathlib import Path
 COMMAND = ("click",)
 TABLES = (*COMMAND, "rich")
 NETWORKS = (*TABLES, "numpy", "omegaconf", "pydantic", "safetensors")
-TRAINING = (*NETWORKS, "matplotlib", "PIL")
+TRAINING = (*NETWORKS, "matplotlib", "PIL", "simplejpeg")
 PIP_NAMES = {"PIL": "Pillow"}
 
 PART_SECONDS = 550.0
