@@ -31,7 +31,7 @@ def open_images(
 
     With `resolution`, every image must have that size, or is scaled and cropped to it if `resize`
     names a filter. `max_images` takes that many at random; `seed` is that of the choice and of the
-    faces. Raises ValueError, one sentence, for a data set that can't be used, its first image
+    faces. Raises ValueError, one sentence, for a data set that can't be used, its first images
     among it, and OSError for a path that can't be opened.
     """
     for name, value in (("resolution", resolution), ("max_images", max_images)):
@@ -51,7 +51,7 @@ def open_images(
             source = ScaledSource(source, resolution=resolution, resize=resize)
         elif not isinstance(source, FacesSource):
             source = SizedSource(source, resolution=resolution)
-    source.image(0)  # else the first error would come after the networks have been built
+    source.readable(0)  # else the first error would come after the networks have been built
     return source
 
 

@@ -24,6 +24,8 @@ from stylenat.data.images import (
     to_image,
 )
 
+MOST_UNREADABLE = 100  # images in a row; more are no accident
+
 Label = int | list[float]  # StyleGAN's: a class, or numbers such as a camera's
 
 
@@ -52,6 +54,23 @@ class ImageSource(ABC):
     def read(self, index: int) -> np.ndarray:
         """uint8 [3, H, W], RGB, 0..255, contiguous. Raises ValueError as `image` does."""
         return to_array(self.image(index))
+
+    def readable(self, index: int) -> int:
+        """The first index from this one on, after the last one 0, whose image can be read.
+
+        Where 100 in a row can't, raises the first one's ImageError; others of `image` at once.
+        """
+        refused: ImageError | None = None
+        for step in range(min(MOST_UNREADABLE, len(self))):
+            found = (index + step) % len(self)
+            try:
+                self.image(found)
+            except ImageError as error:
+                refused = refused or error
+            else:
+                return found
+        assert refused is not None
+        raise refused
 
     @abstractmethod
     def name(self, index: int) -> str:

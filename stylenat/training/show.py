@@ -30,11 +30,11 @@ def save_grid(generator: Generator, config: TrainConfig, path: Path) -> None:
 
 
 def save_real_grid(source: ImageSource, config: TrainConfig, path: Path) -> None:
-    """A contact sheet of the data, evenly spaced over the set."""
+    """A contact sheet of the data, evenly spaced over the set, the next for one that is damaged."""
     columns, rows = config.sample_grid
     count = min(columns * rows, len(source))
     indices = [i * len(source) // count for i in range(count)]
-    images = torch.stack([torch.from_numpy(source.read(i)) for i in indices])
+    images = torch.stack([torch.from_numpy(source.read(source.readable(i))) for i in indices])
     save_png(contact_sheet(images.permute(0, 2, 3, 1), columns, rows), path)
 
 

@@ -69,6 +69,18 @@ def test_without_a_resolution_images_keep_their_size(tmp_path):
     assert [source.read(i).shape for i in (0, 1)] == [(3, 8, 8), (3, 8, 9)]
 
 
+def test_damaged_images_are_passed_over_where_any_other_would_do(tmp_path):
+    files = dict.fromkeys(("a.png", "b.png", "d.png"), b"no image") | {"c.png": png(0)}
+    source = open_images(write_folder(tmp_path / "x", files))
+    assert [source.readable(index) for index in range(4)] == [2, 2, 2, 2]
+
+
+def test_where_all_images_are_damaged_the_first_is_named(tmp_path):
+    path = write_folder(tmp_path / "x", dict.fromkeys(("a.png", "b.png"), b"no image"))
+    with pytest.raises(ValueError, match=rf"^{path}/a\.png is no image"):
+        open_images(path)
+
+
 def test_resize_scales_and_crops_each_image(tmp_path):
     path = write_folder(tmp_path, {"1.png": png(1, 8, 8), "2.png": png(2, 12, 8)})
     source = open_images(path, resolution=8, resize="bilinear")

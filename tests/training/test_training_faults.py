@@ -332,14 +332,15 @@ def test_a_start_without_a_checkpoint_forgets_the_statistics_before(tmp_path, mo
     assert statistics(run)[0]["loss_d"] != 99.0
 
 
-def test_unreadable_images_are_replaced_up_to_the_configs_limit(tmp_path):
-    """A run of 40 images shows each of 16 at least twice."""
-    files = {f"{i:02d}.png": png(i, 16, 16) for i in range(15)} | {"15.png": b"no image"}
+@pytest.mark.parametrize("bad", ["00.png", "04.png", "15.png"])
+def test_unreadable_images_are_replaced_up_to_the_configs_limit(tmp_path, bad):
+    """A run of 40 images shows each of 16 at least twice; the first grid has two of these."""
+    files = {f"{i:02d}.png": png(i, 16, 16) for i in range(16)} | {bad: b"no image"}
     path = write_folder(tmp_path / "images", files)
     config = tiny(data={"path": path})
     assert train(config, tmp_path / "run", CPU) is None
     assert (tmp_path / "run" / "log.txt").read_text().count("another image is shown") == 1
-    with pytest.raises(ValueError, match=rf"^{path}/15\.png is no image"):
+    with pytest.raises(ValueError, match=rf"^{path}/{bad} is no image"):
         train(tiny(data={"path": path, "max_bad": 0}), tmp_path / "strict", CPU)
 
 
