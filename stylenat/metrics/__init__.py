@@ -3,8 +3,9 @@
 `Evaluator(["fid"], open_images("ffhq256.zip"))(generator)` gives scores and their protocol.
 """
 
+from stylenat.metrics.collect import Stopped
 from stylenat.metrics.evaluate import Evaluator
 from stylenat.metrics.scores import Scores
 from stylenat.metrics.weights import find_weights
 
-__all__ = ["Evaluator", "Scores", "find_weights"]
+__all__ = ["Evaluator", "Scores", "Stopped", "find_weights"]

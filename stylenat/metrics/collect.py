@@ -32,6 +32,10 @@ class Collector(Protocol):
     def add(self, images_B3HW: Tensor, positions: Sequence[int]) -> None: ...
 
 
+class Stopped(Exception):
+    """A pass over images ended before its end, on all ranks, because one of them was told to."""
+
+
 @dataclass(frozen=True)
 class Features:
     """Of all ranks' images: their Gaussian, and where asked for all of them, [N, D] float32."""
@@ -106,10 +110,14 @@ def collect(
     collectors: Sequence[Collector],
     *,
     description: str | None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Feed this rank's batches of `num` images; a progress bar where there is a description."""
+    """Feed this rank's batches of `num` images; a progress bar where there is a description.
+
+    Raises Stopped, on all ranks, where `stopped` was true on one of them between two batches.
+    """
     positions = own_positions(num)
-    seen = 0
+    seen, is_stopped = 0, False
     with _bar(description, len(positions)) as advance:
         for images_B3HW in batches_B3HW:
             own = positions[seen : seen + len(images_B3HW)]
@@ -117,7 +125,12 @@ def collect(
                 collector.add(images_B3HW, own)
             seen += len(images_B3HW)
             advance(len(images_B3HW))
-    total = int(all_reduce_sum_(torch.tensor(seen, device=_collective_device(collectors))))
+            if is_stopped := stopped():
+                break
+    counts = torch.tensor([seen, is_stopped], device=_collective_device(collectors))
+    total, ranks_stopped = map(int, all_reduce_sum_(counts))
+    if ranks_stopped:
+        raise Stopped
     assert total == num, f"{num} images were asked for, and {total} came"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,8 +98,12 @@ class Evaluator:
         truncation_psi: float = 1.0,
         dtype: torch.dtype = torch.float32,
         batch: int | None = None,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Scores:
-        """Scores of `num` generated images, none of which is written anywhere."""
+        """Scores of `num` generated images, none of which is written anywhere.
+
+        Raises Stopped, on all ranks, soon after `stopped` has become true on one of them.
+        """
         first_seed = self.seed * self.num
         settings = {"truncation_psi": truncation_psi, "dtype": dtype}
         batches = generated(generator, first_seed, self.num, batch=batch or self.batch, **settings)
@@ -110,7 +114,9 @@ class Evaluator:
             "truncation_psi": truncation_psi,
             "dtype": str(dtype).removeprefix("torch."),
         }
-        return self._score(batches, self.num, generator.resolution, subject, "Generated images")
+        return self._score(
+            batches, self.num, generator.resolution, subject, "Generated images", stopped
+        )
 
     def score_images(self, images: ImageSource) -> Scores:
         """Scores of a data set's images in place of generated ones: `num`, or all."""
@@ -193,6 +199,7 @@ class Evaluator:
         side: int,
         subject: Mapping[str, Any],
         description: str,
+        stopped: Callable[[], bool] = lambda: False,
     ) -> Scores:
         collectors: list[Collector] = []
         features = patches = None
@@ -207,7 +214,8 @@ class Evaluator:
         if self.network is not None:
             features = FeatureCollector(self.network, keep=self._keeps_features)
             collectors.append(features)
-        collect(batches_B3HW, num, collectors, description=self._bar(description))
+        bar = self._bar(description)
+        collect(batches_B3HW, num, collectors, description=bar, stopped=stopped)
         values = {} if features is None else self._feature_scores(features.finish())
         if patches is not None and self.patches is not None:
             values |= swd_scores(patches, self.patches)

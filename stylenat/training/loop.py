@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -21,7 +21,7 @@ from stylenat.distributed import (
     step_timeout_seconds,
     world_size,
 )
-from stylenat.metrics import Evaluator
+from stylenat.metrics import Evaluator, Stopped
 from stylenat.models.pixels import from_uint8
 from stylenat.training.inputs import step_inputs
 from stylenat.training.outputs import Outputs
@@ -45,7 +45,7 @@ from stylenat.training.start import (
 )
 from stylenat.training.state import TrainingState, set_learning_rates, update_average
 from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step
-from stylenat.training.stopping import StoppedEvaluation, StopRequest, stop_signals
+from stylenat.training.stopping import StopRequest, stop_signals
 from stylenat.training.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -97,8 +97,10 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         stack.enter_context(closing(batches))
         try:
             return run.loop(batches, stop, step_seconds=step_seconds)
-        except StoppedEvaluation as stopped:
-            return run.leave(stopped.number)
+        except Stopped:  # in an evaluation; the state was saved, and the next start measures it
+            number = stop.agreed(device)
+            assert number is not None
+            return run.leave(number)
 
 
 class Run:
@@ -218,8 +220,7 @@ class Run:
             run_on_main(lambda: outputs.show(must_succeed=self.is_last))
         if evaluation:
             assert self.evaluate is not None
-            with self.interruptible(stop):
-                scores = self.evaluate(self.state.G_ema)
+            scores = self.evaluate(self.state.G_ema, stopped=stop.has_come)
             text = ", ".join(f"{name} {score:.4g}" for name, score in scores.values.items())
             log.info("%.1f kimg: %s", self.state.nimg / 1000, text)
             run_on_main(lambda: outputs.keep_scores(scores))
@@ -233,29 +234,6 @@ class Run:
             is_shown = run_on_main(lambda: self.outputs.is_shown(is_measured=is_evaluation))
             if not is_shown:
                 self.show(stop, snapshot=True, evaluation=is_evaluation)
-
-    @contextmanager
-    def interruptible(self, stop: StopRequest) -> Iterator[None]:
-        """Within the block a signal ends a single process at the next batch of images.
-
-        The state has been saved, and the next start measures it. Several ranks cannot all leave at
-        one point; the launcher, which got the signal too, ends them half a minute later.
-        """
-
-        def look(*_: object) -> None:
-            if stop.number is None:
-                return
-            number = signal.Signals(stop.number)
-            if world_size() == 1:
-                raise StoppedEvaluation(number)
-            if is_main():
-                self.outputs.mark_stopped(number.name)
-
-        hook = self.state.G_ema.register_forward_pre_hook(look)
-        try:
-            yield
-        finally:
-            hook.remove()
 
     def leave(self, number: signal.Signals) -> signal.Signals:
         """Leave word of the signal that stopped the run."""

@@ -24,20 +24,16 @@ class StopRequest:
     def __init__(self) -> None:
         self.number: int | None = None
 
+    def has_come(self) -> bool:
+        """Whether this rank got a signal."""
+        return self.number is not None
+
     def agreed(self, device: torch.device) -> signal.Signals | None:
         """The signal that some rank got: all of them learn it in the same step."""
         number = self.number or 0
         if world_size() > 1:
             number = int(all_reduce_max_(torch.tensor(number, device=device)))
         return signal.Signals(number) if number else None
-
-
-class StoppedEvaluation(Exception):
-    """Raised within an evaluation that a signal ends."""
-
-    def __init__(self, number: signal.Signals) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 @contextmanager

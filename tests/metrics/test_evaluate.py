@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from stylenat.metrics import Evaluator
+from stylenat.metrics import Evaluator, Stopped
 from stylenat.metrics import reference as reference_module
 from stylenat.metrics.evaluate import subset
 from stylenat.sampling import write_samples
@@ -145,6 +145,14 @@ def test_swd_needs_no_network_and_no_cache(data, cache):
     assert scores["swd"] == scores["swd_16"] > 0
     assert "features" not in scores.protocol
     assert not cache.exists()
+
+
+def test_an_evaluation_can_be_stopped_after_any_batch(data):
+    asked = []
+    measure = Evaluator(["swd"], data, num=8, workers=0)
+    with pytest.raises(Stopped):
+        measure(tiny_generator(), batch=2, stopped=lambda: asked.append(0) or len(asked) == 3)
+    assert len(asked) == 3
 
 
 def test_swd_of_the_images_themselves_is_the_noise_of_its_patches(data):

@@ -97,11 +97,11 @@ class Slow:
         self.real = Evaluator(["swd"], source_of(config), num=8)
         self.calls = 0
 
-    def __call__(self, generator, **_: object):
+    def __call__(self, generator, **options: object):
         self.calls += 1
         if self.calls == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-        return self.real(generator)
+        return self.real(generator, **options)
 
 
 def source_of(config: object):
@@ -127,6 +127,21 @@ def test_a_signal_ends_an_evaluation_and_the_next_start_measures(tmp_path, monke
     assert (run / "snapshots" / "best.safetensors").exists()
     assert train(config, run, CPU) is None
     assert evaluator.calls == 2
+
+
+@pytest.mark.slow
+def test_a_signal_ends_an_evaluation_on_both_ranks_at_once(tmp_path):
+    """Not by torchrun's patience, which ends after 30 s; the evaluation takes minutes."""
+    run, config = tmp_path / "run", write_tiny(tmp_path)
+    many = ("train.total_kimg=0.008", "metrics.names=[swd]", "metrics.num=1000000")
+    with started("train", config, *many, "--run-dir", run, ranks=2) as process:
+        wait_until((run / "snapshots" / "000000008.safetensors").exists, seconds=120)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        seconds, errors = process.end(seconds=60)
+    assert seconds < 20
+    assert "stopped by SIGTERM" in errors
+    assert json.loads((run / "stopped").read_text())["nimg"] == 8
 
 
 def test_a_process_killed_between_checkpoint_and_snapshot_gets_its_snapshot(tmp_path, monkeypatch):
