@@ -104,12 +104,21 @@ def _config(kind: str, metadata: Mapping[str, str], tensor_count: int) -> Any:
         raise ValueError(f"the config in its metadata is not JSON: {error}") from error
     _, config_class = KINDS[kind]
     config = from_dict(config_class, data, kind)
-    # Building a million layers takes long; each must have a tensor at least.
-    is_generator = isinstance(config, GeneratorConfig)
-    layers = config.mapping_layers + config.num_ws if is_generator else len(config.levels)
+    refuse_more_layers(config, tensor_count)
+    return config
+
+
+def refuse_more_layers(config: GeneratorConfig | DiscriminatorConfig, tensor_count: int) -> None:
+    """Raises ValueError for a network of more layers than the file that should hold it has tensors.
+
+    To build a million layers, only to find that they are missing, takes minutes.
+    """
+    if isinstance(config, GeneratorConfig):
+        layers = config.mapping_layers + config.num_ws
+    else:
+        layers = len(config.levels)
     if layers > tensor_count:
         raise ValueError(f"its config has {layers} layers, but it holds {tensor_count} tensors")
-    return config
 
 
 def _build(kind: str, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:

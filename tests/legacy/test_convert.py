@@ -531,6 +531,7 @@ def deep(levels: int) -> list:
         ({"size": "16"}, "args.size must be an integer from 1 to 65536: '16'"),
         ({"n_mlp": True}, "args.n_mlp must be an integer from 1 to 65536: True"),
         ({"n_mlp": 10**9}, "args.n_mlp must be an integer from 1 to 65536: 1000000000"),
+        ({"n_mlp": 55_554}, "its config has 55560 layers, but it holds"),  # minutes to build
         ({"style_dim": deep(40)}, "args.style_dim must be an integer"),
         ({"mlp_ratio": float("nan")}, "args.mlp_ratio must be a finite number"),
         ({"lr_mlp": 0}, "mapping_lr_multiplier must be positive"),
