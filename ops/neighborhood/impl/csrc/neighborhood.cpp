@@ -25,7 +25,7 @@ namespace {
 template <class T>
 void run_forward(const Problem& problem, const Map* maps) {
   const std::vector<Task> tasks = plan(problem);
-  const auto runs = put_together(tasks, problem.threads);
+  const auto runs = put_together(tasks, problem.threads, /*by_pass=*/false);
 #pragma omp parallel num_threads(problem.threads)
   {
     static thread_local Arena arena;
@@ -40,7 +40,7 @@ void run_forward(const Problem& problem, const Map* maps) {
 template <class T>
 void run_backward(const Problem& problem, const Map* maps, float* rpb_grad) {
   const std::vector<Task> tasks = plan(problem);
-  const auto runs = put_together(tasks, problem.threads);
+  const auto runs = put_together(tasks, problem.threads, /*by_pass=*/true);
   // Every task sums its own gradient of the bias; they are added in the order of the tasks.
   std::vector<i64> partial_at(tasks.size() + 1);
   for (size_t i = 0; i < tasks.size(); ++i) {

@@ -150,11 +150,17 @@ inline std::vector<Task> plan(const Problem& problem) {
   return tasks;
 }
 
-// Runs [first, last) of tasks that differ only in their heads, few enough to keep the threads busy.
-inline std::vector<std::pair<i64, i64>> put_together(const std::vector<Task>& tasks, int threads) {
-  const i64 enough = std::max<i64>(1, std::min<i64>(TOGETHER, i64(tasks.size()) / (4 * threads)));
+// Runs [first, last) of tasks that differ only in their heads, few enough to keep the threads busy,
+// with all tasks at once or pass by pass.
+inline std::vector<std::pair<i64, i64>> put_together(const std::vector<Task>& tasks, int threads,
+                                                     bool by_pass) {
+  i64 at_once[PASSES] = {};
+  for (const Task& task : tasks) ++at_once[by_pass ? task.pass : 0];
+  const int wanted = (by_pass ? 2 : 4) * threads;  // the tiles of a pass are much of a size
   std::vector<std::pair<i64, i64>> runs;
   for (i64 i = 0; i < i64(tasks.size()); ++i) {
+    const i64 shared = at_once[by_pass ? tasks[i].pass : 0] / wanted;
+    const i64 enough = std::max<i64>(1, std::min<i64>(TOGETHER, shared));
     const bool joins = !runs.empty() && i - runs.back().first < enough &&
                        place(tasks[i]) == place(tasks[i - 1]) &&
                        tasks[i].lanes.size() == tasks[i - 1].lanes.size();
