@@ -1,6 +1,6 @@
 """`python -m stylenat` is the `stylenat` command."""
 
-from stylenat.cli import main
+from stylenat.cli import run
 
 if __name__ == "__main__":
-    main(prog_name="stylenat")
+    run()

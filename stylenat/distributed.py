@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,8 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from stylenat.ending import hurry, seconds_from
 
 T = TypeVar("T")
 
@@ -74,8 +75,8 @@ def process_group(
 ) -> Iterator[None]:
     """Join the processes that torchrun started (NCCL for GPUs, gloo for CPUs); leave at the end.
 
-    A rank that waits longer for another ends with an error. In any other process, and within
-    another such block, nothing happens.
+    A rank that waits longer for another ends with an error: OSError, as all functions here that
+    wait. In any other process, and within another such block, nothing happens.
     """
     if not is_launched() or _is_joined():
         yield
@@ -87,17 +88,36 @@ def process_group(
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        timeout=timedelta(seconds=timeout_seconds),
-        device_id=device if device.type == "cuda" else None,
-    )
+    with _naming_lost_ranks():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            timeout=timedelta(seconds=timeout_seconds),
+            device_id=device if device.type == "cuda" else None,
+        )
     try:
         yield
         # A rank that leaves while another still receives from it can abort both.
-        dist.barrier()
+        barrier()
+    except BaseException:
+        hurry()
+        raise
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _naming_lost_ranks() -> Iterator[None]:
+    """An error of the block, which waits for the other ranks, becomes one sentence, an OSError."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:300]
+        name = f"rank {os.environ.get('RANK', '0')}"
+        raise OSError(
+            f"{name} lost the others: one has ended, or kept them waiting too long ({reason})"
+        ) from error
 
 
 def step_timeout_seconds() -> float:
@@ -105,16 +125,7 @@ def step_timeout_seconds() -> float:
 
     Raises ValueError where that is not a positive number.
     """
-    text = os.environ.get("STYLENAT_STEP_TIMEOUT", "")
-    if not text:
-        return STEP_TIMEOUT_SECONDS
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= 1e6:
-        raise ValueError(f"STYLENAT_STEP_TIMEOUT must be a positive number of seconds: {text!r}")
-    return seconds
+    return seconds_from("STYLENAT_STEP_TIMEOUT", STEP_TIMEOUT_SECONDS)
 
 
 def set_timeout(seconds: float) -> None:
@@ -128,20 +139,41 @@ def set_timeout(seconds: float) -> None:
 def barrier() -> None:
     """Wait for all ranks."""
     if _is_joined():
-        dist.barrier()
+        with _naming_lost_ranks():
+            dist.barrier()
 
 
-def all_reduce_max_(tensor: Tensor) -> Tensor:
-    """Replace the tensor, on every rank, by its largest values over the ranks."""
-    if world_size() > 1:
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
-    return tensor
+class Largest:
+    """The largest of all ranks' numbers: asked for now, and read later, without waiting.
+
+    Every rank asks, and reads, in the same order as its other collectives.
+    """
+
+    def __init__(self, number: int, device: torch.device) -> None:
+        self.number = torch.tensor(number, device=device)
+        self.arrived: torch.cuda.Event | None = None
+        with _naming_lost_ranks():
+            self.work = dist.all_reduce(self.number, dist.ReduceOp.MAX, async_op=True)
+            if device.type == "cuda":
+                self.work.wait()  # on the device
+                self.number = self.number.to("cpu", non_blocking=True)
+                self.arrived = torch.cuda.Event()
+                self.arrived.record()
+
+    def read(self) -> int:
+        with _naming_lost_ranks():
+            if self.arrived is None:
+                self.work.wait()
+            else:
+                self.arrived.synchronize()
+        return int(self.number)
 
 
 def all_reduce_sum_(tensor: Tensor) -> Tensor:
     """Replace the tensor, on every rank, by its sum over the ranks."""
     if world_size() > 1:
-        dist.all_reduce(tensor)
+        with _naming_lost_ranks():
+            dist.all_reduce(tensor)
     return tensor
 
 
@@ -150,7 +182,8 @@ def all_reduce_mean_(tensors: Sequence[Tensor]) -> None:
     if world_size() == 1 or not tensors:
         return
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    dist.all_reduce(flat)
+    with _naming_lost_ranks():
+        dist.all_reduce(flat)
     flat /= world_size()
     parts = flat.split([tensor.numel() for tensor in tensors])
     for tensor, part in zip(tensors, parts, strict=True):
@@ -164,12 +197,13 @@ def all_gather(tensor: Tensor) -> list[Tensor]:
     lengths = [
         torch.zeros((), dtype=torch.int64, device=tensor.device) for _ in range(world_size())
     ]
-    dist.all_gather(lengths, torch.tensor(len(tensor), device=tensor.device))
-    longest = max(int(length) for length in lengths)
-    padded = tensor.new_zeros(longest, *tensor.shape[1:])
-    padded[: len(tensor)] = tensor
-    gathered = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(gathered, padded)
+    with _naming_lost_ranks():
+        dist.all_gather(lengths, torch.tensor(len(tensor), device=tensor.device))
+        longest = max(int(length) for length in lengths)
+        padded = tensor.new_zeros(longest, *tensor.shape[1:])
+        padded[: len(tensor)] = tensor
+        gathered = [torch.empty_like(padded) for _ in lengths]
+        dist.all_gather(gathered, padded)
     return [part[: int(length)] for part, length in zip(gathered, lengths, strict=True)]
 
 
@@ -178,7 +212,8 @@ def from_main(value: Any = None) -> Any:
     if world_size() == 1:
         return value
     values = [value]
-    dist.broadcast_object_list(values, src=0)
+    with _naming_lost_ranks():
+        dist.broadcast_object_list(values, src=0)
     return values[0]
 
 

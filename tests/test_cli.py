@@ -43,7 +43,7 @@ def test_version_is_the_package_s():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert stylenat.__version__ == project["version"]
     module, _, function = project["scripts"]["stylenat"].partition(":")
-    assert (module, function) == ("stylenat.cli", "main")
+    assert (module, function) == ("stylenat.cli", "run")
 
 
 def test_names_of_the_package_are_loaded_when_asked_for():

@@ -28,6 +28,7 @@ LAYERS = (
     ("stylenat.config",),
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
     ("stylenat.distributed",),
+    ("stylenat.ending",),
     ("stylenat.memory",),
     ("ops",),
 )

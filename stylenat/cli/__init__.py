@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from typing import Any
 
 import click
@@ -14,12 +17,17 @@ from stylenat.cli.fid import fid
 from stylenat.cli.prepare import prepare
 from stylenat.cli.sample import sample
 from stylenat.cli.train import train
+from stylenat.ending import end_in_time, hurry
+
+STOPPED = 128  # and the signal's number, as a shell has it
+OTHER_RANKS_SECONDS = 2.0
 
 
 class OneSentence(click.Group):
     """A group whose commands end in `Error: one sentence.` where the library refuses something.
 
-    Exit codes: 1 where the library refused a file or a value, 2 where the command was misspelt.
+    Exit codes: 1 where the library refused a file or a value, 2 where the command was misspelt, 130
+    after Ctrl-C.
     """
 
     def invoke(self, context: click.Context) -> Any:
@@ -27,12 +35,31 @@ class OneSentence(click.Group):
             return super().invoke(context)
         except BrokenPipeError:  # click ends quietly
             raise
-        except OSError as error:
-            reason = error.strerror or str(error)
-            named = f"{error.filename}: {reason}" if error.filename else reason
-            raise click.ClickException(named) from error
-        except ValueError as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+        except KeyboardInterrupt as error:
+            click.echo("Stopped by SIGINT.", err=True)
+            raise SystemExit(STOPPED + signal.SIGINT) from error
+        except Exception as error:
+            sentence = _sentence_of(error)
+            if sentence is None:
+                raise
+            # Mostly all ranks find the same fault: torchrun ends the others when the first has
+            # said it.
+            if os.environ.get("LOCAL_RANK", "0") != "0":
+                time.sleep(OTHER_RANKS_SECONDS)
+            raise click.ClickException(sentence) from error
+
+
+def _sentence_of(error: Exception) -> str | None:
+    """What a user needs to know; None for a fault of our own, whose traceback is needed."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error)
+        return f"{error.filename}: {reason}" if error.filename else reason
+    if isinstance(error, ValueError):
+        return " ".join(str(error).split())
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        reason = " ".join(str(error).split())[:300]
+        return f"out of memory: lower --batch, or train.batch_gpu. {reason}".strip()
+    return None
 
 
 @click.group(cls=OneSentence, context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,3 +70,16 @@ def main() -> None:
 
 for command in (prepare, train, convert, bench, doctor, sample, fid):
     main.add_command(command)
+
+
+def run() -> None:
+    """The program: `main`, and an end in time whatever happens."""
+    end_in_time()
+    exit_code = 1
+    try:
+        main(prog_name="stylenat")
+    except SystemExit as exit_:
+        exit_code = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
+        raise
+    finally:
+        hurry(exit_code)

@@ -4,10 +4,12 @@ from stylenat.data.faces import draw_face
 from stylenat.data.images import to_rgb
 from stylenat.data.loader import read_batches, training_batches
 from stylenat.data.opening import open_images
+from stylenat.data.pool import Interrupted
 from stylenat.data.source import ImageSource
 
 __all__ = [
     "ImageSource",
+    "Interrupted",
     "draw_face",
     "open_images",
     "read_batches",

@@ -14,25 +14,23 @@ import functools
 import hashlib
 import itertools
 import logging
-import signal
 import warnings
-from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from stylenat.config.words import listed
 from stylenat.data.images import ImageError
+from stylenat.data.pool import in_order
 from stylenat.data.source import ImageSource, random_state
 
 Sample = tuple[int, bool]  # index, flipped
 Bad = dict[int, str]  # images that can't be read, by index: a sentence each
-PREFETCHED_BATCHES = 2  # a worker; they lie in shared memory, of which a container has little
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +47,19 @@ def training_batches(
     workers: int = 2,
     max_bad: int = 100,
     pin_memory: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Tensor, None, None]:
     """This rank's share of each batch of an endless run: uint8 [batch / world_size, 3, H, W].
 
     The run has seen `start_nimg` images, of all ranks, before. Rank r has samples r,
     r + world_size, ... of a batch. Half the images are mirrored. Each of `workers` processes reads
-    ahead; 0 reads in this one. Closing the iterator ends them. Draws from no global generator.
+    ahead; 0 reads in this one. They end with the iterator, or with this process. Draws from no
+    global generator.
 
     An image that can't be read is named once, in the log (by other ranks than 0 in a warning), and
     replaced. Raises ValueError for a batch that the ranks can't share equally, and, later, one
-    sentence for more than `max_bad` such images on this rank, or for one of another size.
+    sentence for more than `max_bad` such images on this rank, or for one of another size; OSError
+    and Interrupted (if `stopped` becomes true while a batch is waited for) as `in_order` does.
     """
     for name, value, least in (
         ("seed", seed, 0),
@@ -77,8 +78,8 @@ def training_batches(
     positions = (range(p + rank, p + batch, world_size) for p in itertools.count(start_nimg, batch))
     reader = _TrainingBatches(source, seed, mirror=mirror, max_bad=max_bad)
     tell = log.warning if rank == 0 else warnings.warn  # the log is rank 0's
-    loaded = _load(reader, positions, workers=workers, pin_memory=pin_memory)
-    return _tolerating(loaded, source, max_bad, tell)
+    loaded = _load(reader, positions, workers=workers, stopped=stopped)
+    return _tolerating(loaded, source, max_bad, tell, pin_memory=pin_memory)
 
 
 def read_batches(
@@ -86,13 +87,19 @@ def read_batches(
 ) -> Generator[Tensor, None, None]:
     """The images of the indices, in order: uint8 [B, 3, H, W], `batch` at a time, then the rest.
 
-    Raises ValueError, one sentence, for an image that can't be read or differs in size from others
-    of its batch.
+    A batch has one size: where the size changes, another one begins. Raises ValueError, one
+    sentence, for an image that can't be read, and OSError as `in_order` does.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1: {batch}")
     chosen = (indices[start : start + batch] for start in range(0, len(indices), batch))
-    return _load(_ChosenBatches(source), chosen, workers=workers, pin_memory=False)
+    return _tensors(_load(_ChosenBatches(source), chosen, workers=workers))
+
+
+def _tensors(loaded: Generator[list[np.ndarray], None, None]) -> Generator[Tensor, None, None]:
+    with closing(loaded):
+        for parts in loaded:
+            yield from map(torch.from_numpy, parts)
 
 
 def training_samples(
@@ -122,6 +129,8 @@ def _tolerating(
     source: ImageSource,
     max_bad: int,
     tell: Callable[[str], None],
+    *,
+    pin_memory: bool,
 ) -> Generator[Tensor, None, None]:
     """The batches, while no more than `max_bad` images can't be read; each is told once."""
     known: Bad = {}
@@ -132,7 +141,8 @@ def _tolerating(
             known |= bad
             if len(known) > max_bad:
                 raise _too_many(known, source, max_bad)
-            yield batch_B3HW
+            batch = torch.from_numpy(batch_B3HW)
+            yield batch.pin_memory() if pin_memory else batch
 
 
 def _too_many(bad: Bad, source: ImageSource, max_bad: int) -> ValueError:
@@ -145,55 +155,54 @@ def _too_many(bad: Bad, source: ImageSource, max_bad: int) -> ValueError:
 
 
 def _load(
-    reader: Dataset[Any], batches: Iterable[Sequence[int]], *, workers: int, pin_memory: bool
+    reader: _Batches,
+    batches: Iterable[Sequence[int]],
+    *,
+    workers: int,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Any, None, None]:
-    loader = DataLoader(
-        reader,
-        batch_size=None,  # each item is a batch
-        sampler=_Given(batches),
-        collate_fn=_unchanged,
-        num_workers=workers,
-        worker_init_fn=_outlive_signals,
-        prefetch_factor=PREFETCHED_BATCHES if workers else None,
-        pin_memory=pin_memory,
-        generator=torch.Generator(),  # the loader draws a seed: not from the global generator
-    )
-    # The workers end with the loader's iterator, which this frame alone holds.
-    for item in _naming_lost_workers(loader):
-        if isinstance(item, Exception):
-            raise item
-        yield item
+    """What the reader makes of each batch; the processes start with the first one."""
+    with closing(in_order(_read, reader, batches, workers=workers, interrupted=stopped)) as read:
+        yield from read
 
 
-def _naming_lost_workers(loader: DataLoader) -> Iterator[Any]:
-    try:
-        yield from loader
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise OSError(
-            f"a process that reads images was lost, for want of memory perhaps: {error}; lower "
-            "data.workers"
-        ) from error
+def _read(reader: _Batches, item: Sequence[int]) -> Any:
+    return reader.read(item)
 
 
-class _Batches(Dataset[Any]):
-    """Reads whole batches. An image's error is a result, since raised in a worker it would arrive
-    as that worker's traceback."""
+class _Batches(ABC):
+    """Reads whole batches."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source
 
-    def __getitem__(self, item: Sequence[int]) -> Any:
-        try:
-            return self.read(item)
-        except (ValueError, OSError) as error:
-            return error.with_traceback(None)
-
     @abstractmethod
     def read(self, item: Sequence[int]) -> Any: ...
 
-    def stacked(self, images: Sequence[tuple[int, np.ndarray]], flips: Sequence[bool]) -> Tensor:
+
+class _ChosenBatches(_Batches):
+    """Batches by the indices of their images, split where the size changes."""
+
+    def read(self, item: Sequence[int]) -> list[np.ndarray]:
+        images = [self.source.read(int(index)) for index in item]
+        by_size = itertools.groupby(images, key=lambda image_3HW: image_3HW.shape)
+        return [np.stack(list(same)) for _, same in by_size]
+
+
+class _TrainingBatches(_Batches):
+    """Batches by positions in the run; with each, the images that could not be read for it."""
+
+    def __init__(self, source: ImageSource, seed: int, *, mirror: bool, max_bad: int) -> None:
+        super().__init__(source)
+        self.seed, self.mirror, self.max_bad = seed, mirror, max_bad
+
+    def read(self, item: Sequence[int]) -> tuple[np.ndarray, Bad]:
+        bad: Bad = {}
+        images = [self._image_at(position, bad) for position in item]
+        flips = [self.mirror and _coin(self.seed, position) for position in item]
+        return self._stacked(images, flips), bad
+
+    def _stacked(self, images: list[tuple[int, np.ndarray]], flips: list[bool]) -> np.ndarray:
         """[B, 3, H, W] of indices and images. Raises ValueError unless they have one size."""
         (first, first_3HW), *_ = images
         batch_B3HW = np.empty((len(images), *first_3HW.shape), np.uint8)
@@ -205,29 +214,7 @@ class _Batches(Dataset[Any]):
                     f"{width}x{height}, and {self.source.place(index)} is {w}x{h}"
                 )
             slot[:] = image_3HW[..., ::-1] if flipped else image_3HW
-        return torch.from_numpy(batch_B3HW)
-
-
-class _ChosenBatches(_Batches):
-    """Batches by the indices of their images."""
-
-    def read(self, item: Sequence[int]) -> Tensor:
-        images = [(int(index), self.source.read(int(index))) for index in item]
-        return self.stacked(images, [False] * len(images))
-
-
-class _TrainingBatches(_Batches):
-    """Batches by positions in the run; with each, the images that could not be read for it."""
-
-    def __init__(self, source: ImageSource, seed: int, *, mirror: bool, max_bad: int) -> None:
-        super().__init__(source)
-        self.seed, self.mirror, self.max_bad = seed, mirror, max_bad
-
-    def read(self, item: Sequence[int]) -> tuple[Tensor, Bad]:
-        bad: Bad = {}
-        images = [self._image_at(position, bad) for position in item]
-        flips = [self.mirror and _coin(self.seed, position) for position in item]
-        return self.stacked(images, flips), bad
+        return batch_B3HW
 
     def _image_at(self, position: int, bad: Bad) -> tuple[int, np.ndarray]:
         """Index and pixels of the position's image, or of the epoch's next one that can be read."""
@@ -241,24 +228,3 @@ class _TrainingBatches(_Batches):
             if len(bad) > self.max_bad:
                 break
         raise _too_many(bad, self.source, self.max_bad)
-
-
-class _Given(Sampler[Sequence[int]]):
-    """Batches that are known beforehand, or made when they are asked for."""
-
-    def __init__(self, batches: Iterable[Sequence[int]]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Sequence[int]]:
-        return iter(self.batches)
-
-
-def _outlive_signals(_: int) -> None:
-    """Ctrl-C, a closed terminal and a scheduler's signals reach all processes at once; the main
-    one ends these."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _unchanged(item: Any) -> Any:
-    return item

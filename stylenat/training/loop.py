@@ -7,11 +7,12 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from stylenat.config import RunConfig
-from stylenat.data import ImageSource, training_batches
+from stylenat.data import ImageSource, Interrupted, training_batches
 from stylenat.distributed import (
     START_TIMEOUT_SECONDS,
     is_main,
@@ -21,6 +22,7 @@ from stylenat.distributed import (
     step_timeout_seconds,
     world_size,
 )
+from stylenat.ending import unhurried
 from stylenat.metrics import Evaluator, Stopped
 from stylenat.models.pixels import from_uint8
 from stylenat.training.inputs import step_inputs
@@ -37,13 +39,16 @@ from stylenat.training.report import (
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.services import Services
 from stylenat.training.start import (
+    Start,
     check_batch,
+    identity_of,
     make_evaluator,
     newest_state,
     open_training_images,
     prepare_torch,
+    warn_of_other_data,
 )
-from stylenat.training.state import TrainingState, set_learning_rates, update_average
+from stylenat.training.state import set_learning_rates, update_average
 from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step
 from stylenat.training.stopping import StopRequest, stop_signals
 from stylenat.training.watch import Watch
@@ -74,11 +79,13 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         bar = stack.enter_context(Bar(config.train.total_nimg))
         stack.enter_context(logging_to(folder, bar))
         run_on_main(lambda: folder.clean(keep_checkpoints=config.train.keep_checkpoints))
-        state, seconds = newest_state(config, folder, device)
-        run_on_main(lambda: folder.rewind_stats(state.nimg))
-        prepare_torch(config, state)
+        start = newest_state(config, folder, device)
+        run_on_main(lambda: folder.rewind_stats(start.state.nimg))
+        prepare_torch(config, start.state)
+        data = run_on_main(lambda: identity_of(source))
+        warn_of_other_data(start.data, data)
 
-        run = Run(config, folder, source, evaluate, state, bar, seconds)
+        run = Run(config, folder, source, evaluate, start, bar, data)
         stack.callback(run.services.close)
         run.announce()
         stop = stack.enter_context(stop_signals())
@@ -86,21 +93,26 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
             source,
             seed=config.train.seed,
             batch=config.train.batch,
-            start_nimg=state.nimg,
+            start_nimg=start.state.nimg,
             mirror=config.data.mirror,
             rank=rank(),
             world_size=world_size(),
             workers=config.data.workers,
             max_bad=config.data.max_bad,
             pin_memory=device.type == "cuda",
+            stopped=stop.ends_waiting,
         )
         stack.enter_context(closing(batches))
         try:
             return run.loop(batches, stop, step_seconds=step_seconds)
         except Stopped:  # in an evaluation; the state was saved, and the next start measures it
-            number = stop.agreed(device)
+            stop.agreed(device)
+            number = stop.agreed(device)  # the answer to the first question, on several ranks
             assert number is not None
             return run.leave(number)
+        except Interrupted:
+            assert stop.number is not None
+            return run.leave(signal.Signals(stop.number))
 
 
 class Run:
@@ -112,17 +124,17 @@ class Run:
         folder: RunFolder,
         source: ImageSource,
         evaluate: Evaluator | None,
-        state: TrainingState,
+        start: Start,
         bar: Bar,
-        seconds: float,
+        data: dict[str, Any],
     ) -> None:
         self.config, self.folder, self.source, self.evaluate = config, folder, source, evaluate
-        self.state, self.bar = state, bar
-        self.averages, self.clock = Averages(), Clock(seconds)
+        self.state, self.bar = start.state, bar
+        self.averages, self.clock = Averages(), Clock(start.seconds)
         self.watch = Watch(config, folder, source)
         self.services = Services(config, folder)
-        self.outputs = Outputs(config, folder, state, self.services)
-        self.device = next(state.G.parameters()).device
+        self.outputs = Outputs(config, folder, start.state, self.services, data)
+        self.device = next(start.state.G.parameters()).device
 
     def loop(
         self, batches: Iterator[torch.Tensor], stop: StopRequest, *, step_seconds: float
@@ -132,7 +144,9 @@ class Run:
         self.make_up(stop)
         self.clock.restart(state.nimg)
         while state.nimg < config.total_nimg:
-            self.step(next(batches))
+            pixels_B3HW = self.next_batch(batches)
+            with unhurried():
+                self.step(pixels_B3HW)
             set_timeout(step_seconds)
             is_snapshot, is_evaluation = self.due()
             stopped_by = None if self.is_last else stop.agreed(self.device)
@@ -149,6 +163,16 @@ class Run:
                 return self.leave(stopped_by)
         log.info("done: %g kimg, in %s", state.nimg / 1000, self.folder.path)
         return None
+
+    def next_batch(self, batches: Iterator[torch.Tensor]) -> torch.Tensor:
+        """The next step's images. If there are none, what has been trained so far is saved."""
+        try:
+            return next(batches)
+        except (Interrupted, ValueError, OSError):
+            # Alone: the others may wait in a step that this rank will not take.
+            if is_main():
+                self.outputs.save_before_an_error(self.clock.seconds)
+            raise
 
     def step(self, pixels_B3HW: torch.Tensor) -> None:
         """One step of D, of its penalty when it is due, and of G."""
@@ -211,7 +235,8 @@ class Run:
 
     def save(self, *, must_succeed: bool) -> None:
         seconds = self.clock.seconds
-        run_on_main(lambda: self.outputs.save(seconds, must_succeed=must_succeed))
+        with unhurried():
+            run_on_main(lambda: self.outputs.save(seconds, must_succeed=must_succeed))
 
     def show(self, stop: StopRequest, *, snapshot: bool, evaluation: bool) -> None:
         """Where asked for, samples, the exported generator, its scores; and the curves."""

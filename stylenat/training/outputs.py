@@ -6,12 +6,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from stylenat.config import RunConfig
 from stylenat.data import ImageSource
 from stylenat.metrics import Scores
 from stylenat.training import show
-from stylenat.training.checkpoint import save_checkpoint
+from stylenat.training.checkpoint import checkpoints, save_checkpoint
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.services import Services
 from stylenat.training.state import TrainingState
@@ -25,9 +26,15 @@ class Outputs:
     """Checkpoints, samples, snapshots, scores and curves of the state as it is at each call."""
 
     def __init__(
-        self, config: RunConfig, folder: RunFolder, state: TrainingState, services: Services
+        self,
+        config: RunConfig,
+        folder: RunFolder,
+        state: TrainingState,
+        services: Services,
+        data: dict[str, Any],
     ) -> None:
         self.config, self.folder, self.state, self.services = config, folder, state, services
+        self.data = data
         self.failed_saves = 0
 
     @property
@@ -46,7 +53,7 @@ class Outputs:
         Where it cannot be written, the run goes on to the next one. Raises OSError where it must
         succeed, and the third time in a row.
         """
-        content = {**self.state.state_dict(), "seconds": seconds}
+        content = {**self.state.state_dict(), "seconds": seconds, "data": self.data}
         try:
             save_checkpoint(
                 self.folder.checkpoints, content, keep=self.config.train.keep_checkpoints
@@ -66,6 +73,13 @@ class Outputs:
             )
         else:
             self.failed_saves = 0
+
+    def save_before_an_error(self, seconds: float) -> None:
+        """A checkpoint of the steps taken, if there are any new ones, whatever comes of it."""
+        saved = checkpoints(self.folder.checkpoints)
+        if self.state.nimg and (not saved or int(saved[0].stem) < self.state.nimg):
+            with going_on_without("the checkpoint"):
+                self.save(seconds, must_succeed=True)
 
     def show(self, *, must_succeed: bool) -> None:
         """The sample grid and the snapshot; raises OSError where the snapshot must succeed."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any, NamedTuple
+
 import torch
 
 from stylenat.config import RunConfig
@@ -12,6 +15,19 @@ from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.training.checkpoint import load_checkpoint, newest_checkpoint
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.state import TrainingState, new_state
+
+log = logging.getLogger(__name__)
+
+
+class Start(NamedTuple):
+    """Where a run begins: its state, the seconds trained before, the data that it was trained on.
+
+    `data` is what `identity_of` gives; empty for a fresh state, and for checkpoints without it.
+    """
+
+    state: TrainingState
+    seconds: float
+    data: dict[str, Any]
 
 
 def check_batch(config: RunConfig) -> None:
@@ -76,14 +92,12 @@ def make_evaluator(
     )
 
 
-def newest_state(
-    config: RunConfig, folder: RunFolder, device: torch.device
-) -> tuple[TrainingState, float]:
-    """The newest whole checkpoint's state, or a fresh one; and the seconds trained so far."""
+def newest_state(config: RunConfig, folder: RunFolder, device: torch.device) -> Start:
+    """The newest whole checkpoint's state, or a fresh one."""
     state = new_state(config, device)
     path = run_on_main(lambda: newest_checkpoint(folder.checkpoints))
     if path is None:
-        return state, 0.0
+        return Start(state, 0.0, {})
     content = load_checkpoint(path)
     try:
         if "seconds" not in content:
@@ -91,7 +105,33 @@ def newest_state(
         state.load_state_dict(content)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return state, float(content["seconds"])
+    data = content.get("data")
+    return Start(state, float(content["seconds"]), data if isinstance(data, dict) else {})
+
+
+def identity_of(source: ImageSource) -> dict[str, Any]:
+    """What tells a data set from another one, for the checkpoint."""
+    return {
+        "title": source.title,
+        "images": len(source),
+        "fingerprint": source.fingerprint(),
+    }
+
+
+def warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Say so if a run continues on other images than those that it has seen."""
+    if before and before.get("fingerprint") != now["fingerprint"]:
+        was, found = (
+            f"{data.get('title')}, {data.get('images')} images, fingerprint "
+            f"{str(data.get('fingerprint'))[:16]}"
+            for data in (before, now)
+        )
+        log.warning(
+            "the data have changed since the last checkpoint: %s before, %s now; training goes on "
+            "with what is there now",
+            was,
+            found,
+        )
 
 
 def prepare_torch(config: RunConfig, state: TrainingState) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import torch
 
-from stylenat.distributed import all_reduce_max_, is_launched, world_size
+from stylenat.distributed import Largest, is_launched, world_size
+from stylenat.ending import ending_in_time
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
@@ -18,21 +20,39 @@ Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
+# On several ranks, one that leaves alone takes the others' step from them.
+PATIENCE_SECONDS = 10.0
+
+
 class StopRequest:
     """Which signal asked the run to stop; None where none did."""
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self.came_at = 0.0
+        self.asked: Largest | None = None
+
+    def note(self, number: int) -> None:
+        if self.number is None:
+            self.number, self.came_at = number, time.monotonic()
 
     def has_come(self) -> bool:
         """Whether this rank got a signal."""
         return self.number is not None
 
+    def ends_waiting(self) -> bool:
+        """Whether this rank shall wait no longer for images: the step has not begun yet."""
+        if self.number is None:
+            return False
+        return world_size() == 1 or time.monotonic() - self.came_at > PATIENCE_SECONDS
+
     def agreed(self, device: torch.device) -> signal.Signals | None:
-        """The signal that some rank got: all of them learn it in the same step."""
+        """The signal that some rank got. All ranks learn it in the same step: one rank at once,
+        several ranks in the step after, so that none waits for the others' answer."""
         number = self.number or 0
         if world_size() > 1:
-            number = int(all_reduce_max_(torch.tensor(number, device=device)))
+            asked, self.asked = self.asked, Largest(number, device)
+            number = 0 if asked is None else asked.read()
         return signal.Signals(number) if number else None
 
 
@@ -41,7 +61,8 @@ def stop_signals() -> Iterator[StopRequest]:
     """Within the block SIGINT, SIGTERM and SIGUSR1 only leave their number.
 
     So does SIGHUP under torchrun, which ends its processes when the terminal is closed; else a
-    closed terminal ends nothing. Outside the main thread, all signals are as they were.
+    closed terminal ends nothing. If the run does not end in time then, the process does (see
+    `ending`). Outside the main thread, all signals are as they were.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
@@ -49,14 +70,15 @@ def stop_signals() -> Iterator[StopRequest]:
         return
 
     def note(number: int, _: FrameType | None) -> None:
-        request.number = request.number or number
+        request.note(number)
 
     handlers: dict[signal.Signals, Handler] = dict.fromkeys(STOPPING, note)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup sets it
         handlers[signal.SIGHUP] = note if is_launched() else signal.SIG_IGN
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        yield request
+        with ending_in_time():
+            yield request
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

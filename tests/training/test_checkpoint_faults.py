@@ -177,7 +177,7 @@ def test_damage_is_one_sentence_and_the_one_before_is_used(half_run, damage, cap
     content = flat(load_checkpoint(good))
     bad.write_bytes(damage(bad.read_bytes()))
     folder = RunFolder(half_run)
-    state, _ = newest_state(tiny(), folder, CPU)
+    state = newest_state(tiny(), folder, CPU).state
     warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warnings == [f"{bad} is damaged or incomplete; trying the one before"]
     assert state.nimg == 16
@@ -392,7 +392,7 @@ def written(folder: RunFolder, content: dict[str, Any]) -> RunFolder:
 @pytest.mark.parametrize("fixture", FIXTURES, ids=lambda path: path.stem)
 def test_a_checkpoint_of_every_format_loads_and_trains_on(tmp_path, fixture):
     content = checkpoint_of(fixture)
-    state, seconds = newest_state(tiny(), written(RunFolder(tmp_path / "run"), content), CPU)
+    state, seconds, _ = newest_state(tiny(), written(RunFolder(tmp_path / "run"), content), CPU)
     assert (state.step, state.nimg, seconds) == (3, 24, 1.5)
     loaded = state.state_dict()
     for name in ("G", "D", "G_ema", "optimizer_g", "optimizer_d"):
