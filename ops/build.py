@@ -58,7 +58,8 @@ def _compile(compiler: str, flags: tuple[str, ...], source: Path, library: Path)
             f"build library.so: compile {_ninja_escape(source)}\n"
         )
         result = subprocess.run(
-            [sys.executable, "-m", "ninja", "-C", folder],
+            # -P: ninja itself, and not some ninja.py of the user's folder.
+            [sys.executable, "-P", "-m", "ninja", "-C", folder],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
