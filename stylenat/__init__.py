@@ -4,10 +4,12 @@
 images of latents, and `generator.to_uint8` their pixels.
 """
 
-from __future__ import annotations
+import importlib.util
+import os
+import sys
 
-from typing import TYPE_CHECKING, Any
-
+# Not typing's: `python -m stylenat` runs this file while a typing.py of the folder would be found.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stylenat.export import (
         load_discriminator,
@@ -26,7 +28,46 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _foreign_ops() -> str | None:
+    """What `import ops` gives here, if that is not the package beside this one."""
+    loaded = sys.modules.get("ops")
+    spec = getattr(loaded, "__spec__", None) if loaded else importlib.util.find_spec("ops")
+    folders = list((spec and spec.submodule_search_locations) or ())
+    own = os.path.join(os.path.dirname(__path__[0]), "ops")
+    if [os.path.realpath(folder) for folder in folders] == [os.path.realpath(own)]:
+        return None
+    if loaded:
+        return getattr(loaded, "__file__", None) or next(iter(folders), repr(loaded))
+    # None where there is no `ops` at all: Python itself says so.
+    return (spec.origin or folders[0]) if spec else None
+
+
+def _refuse_foreign_ops() -> None:
+    """Raises ImportError, one sentence, where another program's `ops` stands before StyleNAT's."""
+    if (other := _foreign_ops()) is None:
+        return
+    if "ops" in sys.modules:
+        help_ = "a program can hold only one of them: rename that one, or use another process"
+    else:
+        help_ = (
+            "start from another folder, use the `stylenat` command, set PYTHONSAFEPATH=1, or take "
+            "that folder off PYTHONPATH"
+        )
+    sentence = (
+        f"StyleNAT needs its own package `ops`, and Python has {other} under that name, with which "
+        f"images would be wrong; {help_}"
+    )
+    if sys.argv[:1] == ["-m"] and any(word.startswith(__name__) for word in sys.orig_argv[1:]):
+        raise SystemExit(f"Error: {sentence}")  # `python -m stylenat`: no traceback
+    raise ImportError(sentence)
+
+
+_refuse_foreign_ops()
+# Held from now on, whatever a program does to sys.path before it asks for what is below.
+import ops  # noqa: E402, F401
+
+
+def __getattr__(name: str) -> object:
     """Load a function with all that it needs, PyTorch above all, when it is first asked for."""
     if name in __all__:
         from stylenat import export

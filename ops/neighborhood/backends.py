@@ -12,6 +12,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ops.neighborhood.derivatives import FORWARD_MODE, TRANSFORMED
 from ops.neighborhood.problem import HeadGroup, Problem
 
 VARIABLE = "STYLENAT_ATTENTION"
@@ -91,13 +92,20 @@ def _cached_warning(message: str) -> None:
 # The rows.
 
 
+def _underivable(problem: Problem) -> str | None:
+    """What every backend but the reference asks of a call."""
+    if problem.has_tangent:
+        return FORWARD_MODE
+    return TRANSFORMED if problem.is_transformed else None
+
+
 def _gpu_unsupported(problem: Problem) -> str | None:
     """What every backend for GPUs asks of a call."""
     if problem.device_type != "cuda":
         return f"it runs on CUDA only, and the tensors are on {problem.device_type}"
     if problem.dtype not in _GPU_DTYPES:
         return f"it takes float32, bfloat16 and float16, not {problem.dtype}"
-    return None
+    return _underivable(problem)
 
 
 def _too_old(problem: Problem, least: int) -> str | None:
@@ -114,6 +122,8 @@ def _triton_unsupported(problem: Problem) -> str | None:
         return reason
     if problem.dtype not in _GPU_DTYPES:
         return f"it takes float32, bfloat16 and float16, not {problem.dtype}"
+    if (reason := _underivable(problem)) is not None:
+        return reason
     from ops.neighborhood.impl import triton
 
     if problem.head_dim > 128:
@@ -168,6 +178,8 @@ def _cpu_unsupported(problem: Problem) -> str | None:
         return f"it runs on the CPU only, and the tensors are on {problem.device_type}"
     if problem.dtype not in (torch.float32, torch.bfloat16):
         return f"it takes float32 and bfloat16, not {problem.dtype}"
+    if (reason := _underivable(problem)) is not None:
+        return reason
     from ops.neighborhood.impl import cpu
 
     return cpu.build_problem()

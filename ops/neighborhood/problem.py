@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ops.neighborhood.derivatives import carries_tangent, in_transform
+
 
 @dataclass(frozen=True)
 class HeadGroup:
@@ -51,7 +53,11 @@ class HeadGroup:
 
 @dataclass(frozen=True)
 class Problem:
-    """One call, as far as a backend needs it to say whether it can run it."""
+    """One call, as far as a backend needs it to say whether it can run it.
+
+    `has_tangent`: forward-mode differentiation goes through it. `is_transformed`: it stands within
+    a gradient of torch.func.
+    """
 
     batch: int
     height: int
@@ -64,6 +70,8 @@ class Problem:
     device_index: int | None
     has_rpb: bool
     needs_grad: bool
+    has_tangent: bool = False
+    is_transformed: bool = False
 
 
 def describe(
@@ -113,6 +121,8 @@ def describe(
         device_index=q.device.index,
         has_rpb=rpb is not None,
         needs_grad=torch.is_grad_enabled() and any(t.requires_grad for t in tensors),
+        has_tangent=carries_tangent(tensors),
+        is_transformed=in_transform("Grad"),
     )
 
 

@@ -46,7 +46,7 @@ class NattenBuild:
         )
 
     def command(self) -> list[str]:
-        pip = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--verbose"]
+        pip = [sys.executable, "-P", "-m", "pip", "install", "--no-deps", "--no-index", "--verbose"]
         return [*pip, "--no-build-isolation", "--target", str(self.site), str(self.sdist)]
 
     def settings(self) -> dict[str, str]:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.neighborhood import HeadGroup, neighborhood_attention_2d
+from ops.neighborhood.derivatives import is_transformed
 from stylenat.models.layers import normal_linear
 
 # Global attention spreads its bias over all pairs of positions: [heads, R^4], 64 MiB for 16 heads
@@ -226,9 +227,7 @@ class GlobalAttention(_MultiHeadAttention):
             raise ValueError(f"tokens must be [B, {side}, {side}, C]: {tuple(x_BHWC.shape)}")
         q_BNLD, k_BNLD, v_BNLD = self.qkv_heads(x_BHWC).flatten(1, 2).permute(2, 0, 3, 1, 4)
         bias_NLL = relative_bias(self.rpb, side).to(q_BNLD.dtype)
-        out_BNLD = F.scaled_dot_product_attention(
-            q_BNLD, k_BNLD, v_BNLD, attn_mask=bias_NLL[None], scale=self.scale
-        )
+        out_BNLD = _attend(q_BNLD, k_BNLD, v_BNLD, bias_NLL[None], self.scale)
         return self.proj(out_BNLD.transpose(1, 2).reshape(x_BHWC.shape))
 
 
@@ -264,9 +263,7 @@ class WindowAttention(_MultiHeadAttention):
         bias = relative_bias(self.rpb, self.window_size)
         if shift:
             bias = bias + self._shift_mask(height, shift, x_BHWC.device).to(bias.dtype)
-        out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=bias.to(q.dtype), scale=self.scale
-        )  # [B, windows, N, L, D]
+        out = _attend(q, k, v, bias.to(q.dtype), self.scale)  # [B, windows, N, L, D]
         out_BHWND = _roll_second_half(self._from_windows(out, height), shift)
         return self.proj(out_BHWND.flatten(-2))
 
@@ -295,6 +292,13 @@ class WindowAttention(_MultiHeadAttention):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, window_size={self.window_size}"
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Attention of [..., L, D] with bias [..., L, L]."""
+    if is_transformed():  # PyTorch's fused kernels have no forward mode
+        return ((scale * q) @ k.mT + bias).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
 
 def relative_bias(rpb: Tensor, side: int) -> Tensor:

@@ -719,3 +719,31 @@ def test_truncation_without_meaning_is_refused(settings, message):
 def test_settings_are_shown():
     assert "resolution=16, num_ws=6" in repr(tiny_generator())
     assert "eps=1e-05" in repr(AdaptiveInstanceNorm(2, 2))
+
+
+@pytest.mark.parametrize("is_frozen", [True, False])
+def test_forward_mode_and_torch_func_give_the_derivative_of_images(is_frozen):
+    """Through global attention, windows and head groups; PyTorch's fused kernels have none."""
+    generator = Generator(_all_kinds()).double().eval().requires_grad_(not is_frozen)
+    z, direction = torch.randn(2, 2, 8, dtype=torch.float64)
+    eps = 1e-5
+
+    def loss(z):
+        return generator(z).square().sum()
+
+    with torch.no_grad():
+        slope = (loss(z + eps * direction) - loss(z - eps * direction)) / (2 * eps)
+    forward = torch.func.jvp(loss, (z,), (direction,))[1]
+    torch.testing.assert_close(forward, slope, atol=0, rtol=1e-5)
+    torch.testing.assert_close((torch.func.grad(loss)(z) * direction).sum(), forward)
+    one_by_one = torch.func.vmap(lambda z: generator(z[None])[0])(z)
+    torch.testing.assert_close(one_by_one, generator(z))
+
+
+def _all_kinds():
+    levels = (
+        LevelConfig(4, 8, heads=2, attention="global", blocks=1),
+        LevelConfig(8, 8, heads=2, attention=Windows(4), blocks=1),
+        LevelConfig(16, 8, heads=2, attention=(HeadGroup(1, 3, 1), HeadGroup(1, 3, 2)), blocks=1),
+    )
+    return GeneratorConfig(levels=levels, z_dim=8, style_dim=8, mapping_layers=1)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ops.build import BuildError, build_library
+from ops.neighborhood.derivatives import refuse_second_gradient, refuse_tangents
 from ops.neighborhood.problem import HeadGroup
 
 _SOURCE = Path(__file__).parent / "csrc" / "neighborhood.cpp"
@@ -154,8 +155,10 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, rpb = ctx.saved_tensors
+    refuse_tangents(dout, q, k, v, *(() if rpb is None else (rpb,)))
     dq, dk, dv, drpb = _backward(dout, q, k, v, rpb, ctx.layout, ctx.scale)
     return dq, dk, dv, None if rpb is None else drpb, None, None
 
 
+_backward.register_autograd(refuse_second_gradient)
 _forward.register_autograd(_differentiate, setup_context=_setup_context)

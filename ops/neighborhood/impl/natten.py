@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops.neighborhood.derivatives import first_order
 from ops.neighborhood.problem import HeadGroup
 from ops.neighborhood.window import window_indices
 
@@ -64,6 +65,8 @@ def attention(
         if rpb is not None:
             q_group, k_group = with_bias(q_group, k_group, group, rpb[index], scale)
         q_group, k_group = _padded(q_group), _padded(k_group)
+        # To autograd NATTEN's gradient is a constant, and a second one would lack its part.
+        q_group, k_group, v_group = (first_order(x) for x in (q_group, k_group, v_group))
         outputs.append(_na2d(q_group, k_group, v_group, group.kernel_size, group.dilation, scale))
     return torch.cat(outputs, dim=-2)[..., : v.shape[-1]]
 

@@ -10,12 +10,13 @@ are the other two, so that gradients of any order stay within these three functi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ops.neighborhood.derivatives import is_transformed
 from ops.neighborhood.problem import HeadGroup
 from ops.neighborhood.window import window_indices
 
@@ -43,11 +44,7 @@ class _QueryKey(torch.autograd.Function):
         ctx: Any, x_BHWND: Tensor, y_BHWND: Tensor, rows: Tensor, columns: Tensor
     ) -> Tensor:
         ctx.save_for_backward(x_BHWND, y_BHWND, rows, columns)
-        x = x_BHWND.to(_accumulation_dtype(x_BHWND.dtype))
-        dots = [
-            (x * _at_keys(y_BHWND, row, column)).sum(-1) for _, row, column in _keys(rows, columns)
-        ]
-        return torch.stack(dots, dim=-1).to(x_BHWND.dtype)
+        return _plain_query_key(x_BHWND, y_BHWND, rows, columns)
 
     @staticmethod
     def backward(ctx: Any, da: Tensor) -> tuple[Tensor, Tensor, None, None]:
@@ -95,9 +92,45 @@ class _Scatter(torch.autograd.Function):
         return _query_key(x, dy, rows, columns), _gather(a, dy, rows, columns), None, None
 
 
-_query_key: Callable[..., Tensor] = _QueryKey.apply
-_gather: Callable[..., Tensor] = _Gather.apply
-_scatter: Callable[..., Tensor] = _Scatter.apply
+# The same three, as operations that PyTorch differentiates and vectorises by itself. A gradient
+# through them keeps K copies of the features; forward-mode derivatives keep nothing.
+
+
+def _plain_query_key(x_BHWND: Tensor, y_BHWND: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    x = x_BHWND.to(_accumulation_dtype(x_BHWND.dtype))
+    dots = [(x * _at_keys(y_BHWND, row, column)).sum(-1) for _, row, column in _keys(rows, columns)]
+    return torch.stack(dots, dim=-1).to(x_BHWND.dtype)
+
+
+def _plain_gather(a_BHWNK: Tensor, y_BHWND: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    total = torch.zeros_like(y_BHWND, dtype=_accumulation_dtype(y_BHWND.dtype))
+    for flat, row, column in _keys(rows, columns):
+        total = total + a_BHWNK[..., flat, None] * _at_keys(y_BHWND, row, column).to(total.dtype)
+    return total.to(y_BHWND.dtype)
+
+
+def _plain_scatter(a_BHWNK: Tensor, x_BHWND: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    x = x_BHWND.to(_accumulation_dtype(x_BHWND.dtype))
+    total = torch.zeros_like(x)
+    for flat, row, column in _keys(rows, columns):
+        by_column = torch.zeros_like(x).index_add(2, column, a_BHWNK[..., flat, None] * x)
+        total = total.index_add(1, row, by_column)
+    return total.to(x_BHWND.dtype)
+
+
+def _query_key(x: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    function = _plain_query_key if is_transformed() else _QueryKey.apply
+    return function(x, y, rows, columns)
+
+
+def _gather(a: Tensor, y: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    function = _plain_gather if is_transformed() else _Gather.apply
+    return function(a, y, rows, columns)
+
+
+def _scatter(a: Tensor, x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    function = _plain_scatter if is_transformed() else _Scatter.apply
+    return function(a, x, rows, columns)
 
 
 def attention(

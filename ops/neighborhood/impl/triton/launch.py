@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ops.neighborhood.derivatives import refuse_second_gradient, refuse_tangents
 from ops.neighborhood.impl.triton import kernels
 from ops.neighborhood.impl.triton.plan import (
     TILE,
@@ -219,9 +220,11 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 def _differentiate(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     q, k, v, bias, *outputs = ctx.saved_tensors
+    refuse_tangents(dout, q, k, v, *(() if bias is None else (bias,)))
     needs_dbias = ctx.needs_input_grad[3]
     dq, dk, dv, dbias = _backward(dout, q, k, v, bias, *outputs, ctx.layout, ctx.scale, needs_dbias)
     return dq, dk, dv, dbias if needs_dbias else None, None, None
 
 
+_backward.register_autograd(refuse_second_gradient)
 _forward.register_autograd(_differentiate, setup_context=_setup_context)
