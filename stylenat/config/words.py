@@ -28,6 +28,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else repr(text)[1:-1]
 
 
+def shortened(text: str) -> str:
+    """A text, abridged."""
+    return _abridged(text, LONGEST)
+
+
 def _abridged(text: str, longest: int) -> str:
     text = printable(text)
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
