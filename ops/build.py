@@ -13,20 +13,14 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from ops.files import cache_folder
+
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
 SHOWN_LINES = 5
 
 
 class BuildError(RuntimeError):
     """The library can't be built here; the message says why in one sentence and how to help it."""
-
-
-def cache_folder() -> Path:
-    """Where built libraries live: `STYLENAT_CACHE`, else `stylenat` in the user's cache folder."""
-    if chosen := os.environ.get("STYLENAT_CACHE"):
-        return Path(chosen).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "stylenat"
 
 
 def build_library(source: Path) -> Path:

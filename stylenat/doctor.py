@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ops.build import BuildError, cache_folder, find_compiler
+from ops.build import BuildError, find_compiler
+from ops.files import cache_folder
 from ops.neighborhood import BACKENDS, HeadGroup, neighborhood_attention_2d
 from ops.neighborhood.backends import VARIABLE, Backend, choose
 from ops.neighborhood.impl import natten, triton
@@ -195,7 +196,7 @@ def _facts() -> dict[str, str]:
         "C++ compiler": _compiler(),
         "Triton": triton.missing() or _version("triton"),
         "NATTEN": natten.missing() or f"{_version('natten')} with libnatten",
-        "cache of compiled libraries": str(cache_folder()),
+        "cache of compiled libraries": _cache(),
         VARIABLE: os.environ.get(VARIABLE) or "not set",
     }
 
@@ -227,6 +228,13 @@ def _compiler() -> str:
     try:
         return find_compiler()
     except BuildError as error:
+        return str(error)
+
+
+def _cache() -> str:
+    try:
+        return str(cache_folder())
+    except OSError as error:
         return str(error)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from stylenat import __version__
 from stylenat.config import from_dict, replacing, to_dict
+from stylenat.config.files import user_path
 from stylenat.config.words import listed, printable
 from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
 from stylenat.models.generator import Generator, GeneratorConfig
@@ -67,14 +68,15 @@ def _save(kind: str, network: Generator | Discriminator, path: str | Path) -> No
         "kind": kind,
         "config": json.dumps(to_dict(network.config)),
     }
-    with replacing(path) as temporary:
+    with replacing(user_path(path)) as temporary:
         temporary.write_bytes(safetensors_bytes(tensors, metadata))
 
 
 def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
+    path = user_path(path)
     try:
         # safetensors names neither a missing file nor a folder well.
-        with Path(path).open("rb"), safe_open(path, framework="pt") as file:
+        with path.open("rb"), safe_open(path, framework="pt") as file:
             names = list(file.keys())
             config = _config(kind, file.metadata() or {}, len(names))
             # safetensors maps the file; the network's memory is its own.

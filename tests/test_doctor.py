@@ -9,7 +9,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from ops.build import cache_folder
+from ops.files import cache_folder
 from ops.neighborhood import BACKENDS, backends
 from ops.neighborhood.impl import reference
 from stylenat import doctor

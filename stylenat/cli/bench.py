@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from stylenat.cli.options import BATCHES, COMPILE, DEVICE
+from stylenat.cli.options import BATCHES, COMPILE, DEVICE, UserPath
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ def bench() -> None:
 CONFIG = click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     default=Path("configs/ffhq256.yaml"),
     show_default=True,
     metavar="PATH",
@@ -38,7 +38,7 @@ MAX_SIDE = click.option(
 PROFILE = click.option("--profile", is_flag=True, help="Add the time by kernel, as text.")
 OUTDIR = click.option(
     "--outdir",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     metavar="DIR",
     help="Write the table to DIR as JSON, with hardware, versions and commit.",
 )

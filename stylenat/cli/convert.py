@@ -6,15 +6,17 @@ from pathlib import Path
 
 import click
 
+from stylenat.cli.options import UserPath
+
 
 @click.command()
-@click.argument("official", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("official", type=UserPath())
+@click.argument("out", type=UserPath())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--config",
     "config_path",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     metavar="PATH",
     help="The model's YAML, for what the checkpoint's own args do not hold.",
 )

@@ -1,6 +1,12 @@
 """Options that several subcommands have."""
 
+from __future__ import annotations
+
+from pathlib import Path
+
 import click
+
+from ops.files import user_path
 
 
 class Batches(click.ParamType):
@@ -15,6 +21,17 @@ class Batches(click.ParamType):
         if all(piece.isascii() and piece.isdecimal() and int(piece) > 0 for piece in pieces):
             return tuple(int(piece) for piece in pieces)
         self.fail(f"'{value}' is not batches from 1 up, such as 1,8,64", parameter, context)
+
+
+class UserPath(click.ParamType):
+    """A path, `~` expanded; every path that a command takes is of this type."""
+
+    name = "path"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Path:
+        return user_path(value if isinstance(value, Path) else str(value))
 
 
 BATCHES = click.option("--batch", "batches", type=Batches(), metavar="LIST", help="Such as 1,8,64.")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC
+from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
 
 
 class Sheet(click.ParamType):
@@ -26,12 +26,10 @@ class Sheet(click.ParamType):
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model", type=UserPath())
 @click.option("--seeds", required=True, metavar="LIST", help="For example 0-63,100.")
 @TRUNC
-@click.option(
-    "--outdir", type=click.Path(path_type=Path), required=True, metavar="DIR", help="For the PNGs."
-)
+@click.option("--outdir", type=UserPath(), required=True, metavar="DIR", help="For the PNGs.")
 @click.option(
     "--grid",
     type=Sheet(),

@@ -1,13 +1,16 @@
-"""Files that are whole or not there."""
+"""Paths that users give, and files that are whole or not there."""
 
 from __future__ import annotations
 
 import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from ops.files import user_path as user_path
 
 
 def private_folder(path: Path) -> Path:
@@ -22,6 +25,55 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def check_can_write(path: str | Path) -> None:
+    """Raises OSError, naming what is wrong, unless `replacing` can write the file `path`.
+
+    For before the work whose result the file is to hold. Creates nothing that stays.
+    """
+    _check_writable(_target(path).parent)
+
+
+def check_can_fill(folder: str | Path) -> None:
+    """Raises OSError, naming what is wrong, unless files can be written into `folder`.
+
+    It need not exist: then it must be possible to make it, and those above it. For before the work
+    whose results it is to hold. Creates nothing that stays.
+    """
+    path = Path(folder).absolute()
+    while not os.path.lexists(path):
+        path = path.parent
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    _check_writable(path)
+
+
+def _check_writable(folder: Path) -> None:
+    try:
+        # A try, since neither modes nor os.access know of every mount, quota and access list.
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error
+
+
+@contextmanager
+def naming(path: str | Path, *, instead_of: Path | None = None) -> Iterator[None]:
+    """An OSError of the block that names no file, or names `instead_of`, names `path` from here on.
+
+    Errors of writing, flushing and closing name no file: "Read-only file system", but which one?
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and error.filename != str(instead_of):
+            raise
+        if error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        if type(error) is OSError:  # a sentence of Python's or PIL's
+            raise OSError(f"{path}: {error}") from error
+        raise
+
+
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A name beside `path` to write to; the finished file takes its place in one step.
@@ -31,25 +83,34 @@ def replacing(path: str | Path) -> Iterator[Path]:
     not there, or in the place of a file. An OSError of the block that names no file, such as a full
     disk's, names `path`.
     """
-    target = Path(os.path.realpath(path))
-    # Else the error would name the temporary file.
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(target.parent))
+    target = _target(path)
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
-        yield temporary
-        _flush_to_disk(temporary)
-        temporary.replace(target)
-        if os.name == "posix":
-            _flush_to_disk(target.parent)
-    except OSError as error:
-        if error.filename is None and error.errno is not None:
-            error.filename = str(path)
-        raise
+        with naming(path, instead_of=temporary):
+            yield temporary
+            _flush_to_disk(temporary)
+            temporary.replace(target)
+            if os.name == "posix":
+                _flush_to_disk(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _target(path: str | Path) -> Path:
+    """The file that `path` leads to, which need not exist. Raises OSError if it can be none."""
+    target = Path(os.path.realpath(path))
+    fault, named = None, str(path)
+    if target.is_dir():
+        fault = errno.EISDIR
+    elif not os.path.lexists(target.parent):
+        fault, named = errno.ENOENT, str(target.parent)
+    elif not target.parent.is_dir():
+        fault, named = errno.ENOTDIR, str(target.parent)
+    elif target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "it is a device or a pipe, and would be replaced", str(path))
+    if fault is not None:
+        raise OSError(fault, os.strerror(fault), named)
+    return target
 
 
 def _flush_to_disk(path: Path) -> None:

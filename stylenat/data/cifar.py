@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from ops.build import cache_folder
+from ops.files import cache_folder
 from stylenat.config.files import private_folder, replacing
 from stylenat.data.source import ImageSource, hashed
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ops.build import cache_folder
+from ops.files import cache_folder
 from stylenat.config.files import private_folder, replacing
 from stylenat.data.images import ImageError, RefusedImage, decode
 from stylenat.data.source import ImageSource, hashed, hashed_bytes

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from stylenat.config.files import user_path
 from stylenat.config.words import listed, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -56,7 +57,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     data than it has, names a function or class other than a state dict's and `argparse.Namespace`,
     or holds no networks.
     """
-    path = Path(path)
+    path = user_path(path)
     # Mapped: optimizer states cost nothing, and no claimed size reaches past the file.
     top = fields(load_untrusted(path))
     networks = fields(top.get("state_dicts", top))

@@ -9,7 +9,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from ops.build import cache_folder
+from ops.files import cache_folder
 from stylenat.config import private_folder, replacing
 from stylenat.distributed import is_main, main_first
 from stylenat.progress import progress_bar

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stylenat.config.files import user_path
 from stylenat.distributed import all_gather, is_main, rank, world_size
 from stylenat.models import Generator
 from stylenat.progress import progress_bar
@@ -54,7 +55,7 @@ def write_samples(
         raise ValueError("there must be at least one seed")
     if sheet is not None:
         check_sheet(*sheet)
-    outdir = Path(outdir)
+    outdir = user_path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     own_seeds = seeds[rank() :: world_size()]
     cells = 0 if sheet is None else min(math.prod(sheet), len(seeds))

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stylenat.config import replacing
+from stylenat.config.files import replacing, user_path
 from stylenat.models import Generator
 from stylenat.sampling.seeds import latents
 
@@ -72,5 +72,5 @@ def save_png(image_HW3: Tensor, path: str | Path) -> None:
     """Write uint8 pixels [H, W, 3] as a PNG; `path` is replaced atomically."""
     from PIL import Image
 
-    with replacing(path) as temporary:
+    with replacing(user_path(path)) as temporary:
         Image.fromarray(image_HW3.numpy()).save(temporary, format="PNG")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from stylenat.config.files import user_path
 from stylenat.export import load_generator
 from stylenat.legacy import convert_checkpoint
 from stylenat.models import Generator
@@ -41,7 +42,7 @@ def model_file(path: str | Path, *, which: str = "best") -> Path:
     """The file that `load_model` reads: `path` itself, or a snapshot of the run that it is."""
     if which not in SNAPSHOTS:
         raise ValueError(f"the snapshot must be one of {', '.join(SNAPSHOTS)}: {which}")
-    path = Path(path)
+    path = user_path(path)
     if not path.is_dir():
         return path
     if not _is_run(path):
@@ -58,7 +59,7 @@ def model_file(path: str | Path, *, which: str = "best") -> Path:
 
 def is_model(path: str | Path) -> bool:
     """Whether `path` is for `load_model`: a run folder, or a file named as models are."""
-    path = Path(path)
+    path = user_path(path)
     return _is_run(path) if path.is_dir() else path.suffix.lower() in MODEL_SUFFIXES
 
 
