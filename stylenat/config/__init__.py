@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ __all__ = [
     "TrainConfig",
     "from_dict",
     "load_config",
+    "load_run_config",
     "private_folder",
     "replacing",
     "save_config",
@@ -107,6 +108,17 @@ def _built(data: Any, overrides: Sequence[str] = ()) -> RunConfig:
         apply_override(data, override, RunConfig)
     refuse_interpolations(data)
     return from_dict(RunConfig, data)
+
+
+def load_run_config(path: str | Path) -> RunConfig:
+    """Read the config.yaml that `stylenat train` saved. Raises as `load_config` does.
+
+    Before there was data.seed, a run drew its data with train.seed.
+    """
+    config = load_config(path)
+    if "seed" in (read_yaml(Path(path)).get("data") or {}):
+        return config
+    return replace(config, data=replace(config.data, seed=config.train.seed))
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:

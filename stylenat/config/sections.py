@@ -73,6 +73,11 @@ class DataConfig:
         _require(self, "at least 0", "max_bad", ok=lambda n: n >= 0)
         _require_path(self, "path")
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether `seed` decides which images there are."""
+        return self.max_images is not None or (self.path or "").startswith("faces:")
+
 
 @dataclass(frozen=True)
 class ConsistencyConfig:
