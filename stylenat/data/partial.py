@@ -9,16 +9,15 @@ journal line and its bytes are whole.
 from __future__ import annotations
 
 import json
-import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from ops.files import take_lock
 from stylenat.config.files import naming, replacing
-from stylenat.config.locks import HeldElsewhere, try_lock
 from stylenat.data.listing import INDEX
 from stylenat.data.source import Label
 
@@ -49,7 +48,8 @@ class PartialZip:
         self.folder.mkdir(exist_ok=True)
         self._journal_path = self.folder / "journal.jsonl"
         self._journal = self._journal_path.open("a+b")
-        _hold(self._journal, dest)
+        if not take_lock(self._journal, unlocked=f"nothing else may write {dest} meanwhile"):
+            raise ValueError(f"{dest} is being made by another process")
         self._zip_path = self.folder / "images.zip"
         self._zip_path.touch()
         self._file = self._zip_path.open("r+b")
@@ -180,16 +180,3 @@ def _info(name: str) -> zipfile.ZipInfo:
     info.create_system = 3
     info.external_attr = 0o644 << 16
     return info
-
-
-def _hold(handle: BinaryIO, dest: Path) -> None:
-    """Until it is closed, or this process ends, however it ends. Forked workers hold nothing."""
-    try:
-        with naming(dest):
-            reason = try_lock(handle)
-    except HeldElsewhere as error:
-        raise ValueError(f"{dest} is being made by another process") from error
-    if reason is not None:
-        warnings.warn(
-            f"{dest} cannot be locked: {reason}; nothing else may write it meanwhile", stacklevel=3
-        )
