@@ -1,7 +1,7 @@
 """Configuration files: what loads, what is refused in which words, and the ones that we ship."""
 
+import os
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +65,19 @@ def refusal(path: Path, *overrides: str) -> str:
     assert "\n" not in sentence
     assert len(sentence) < 600
     return sentence.removeprefix(f"{path}: ")
+
+
+def blamed(*overrides: str, on: Path = FACES) -> tuple[str, str]:
+    """What the sentence that refuses overrides names, and what it says."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011 (the callers look at all of it)
+        load_config(on, overrides)
+    sentence = str(error.value)
+    assert "\n" not in sentence
+    assert len(sentence) < 600
+    for named in (f"{overrides[-1]} on top of {on}", overrides[-1], str(on)):
+        if sentence.startswith(f"{named}: "):
+            return named, sentence.removeprefix(f"{named}: ")
+    return "", sentence
 
 
 # The files that we ship
@@ -174,7 +187,7 @@ def run_configs(draw):
     numbers = st.floats(allow_nan=False, allow_infinity=False)
     generator = GeneratorConfig(
         tuple(levels),
-        z_dim=draw(st.integers(1, 10**30)),
+        z_dim=draw(st.integers(1, 2**63 - 1)),
         style_dim=draw(st.integers(1, 1000)),
         mapping_layers=draw(st.integers(1, 10)),
         mapping_lr_multiplier=draw(positive),
@@ -258,6 +271,183 @@ def test_override_reaches_a_field_that_the_file_leaves_out():
     assert not model.discriminator.spectral_norm
 
 
+# Text, taken as it stands
+
+ODD_TEXTS = (
+    "set #2", "a: b", "[x]", "{x: 1}", "on", "123", "1e3", "x ", " x", "\tx\t", "Null", "~", "NULL",
+    "none", "'a'", '"a"', "'", "-", "- a", "?", "!!str a", "&a", "*a", "|", ">", "%", "@", "`",
+    "???", "a=b", "0x1F", "0o7", "1_000", "12:30:45", "2001-01-01", ".inf", ".nan", "true",
+    "yes", "a\nb",
+    "a\r\nb", "a\x85b", "\ufeffa", "a\u2028b", "😀", "e\u0301", "C:\\data", "$HOME", "$(x)", "{}",
+    "a" * 300, "word " * 60, os.fsdecode(b"caf\xe9.zip"), os.fsdecode(b"\xff\xfe #"), "\x1b[2J",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_text_is_taken_literally_and_survives_the_config_file(text, tmp_path):
+    config = load_config(FACES, [f"data.path={text}", f"metrics.weights={text}"])
+    assert (config.data.path, config.metrics.weights) == (text, text)
+    save_config(config, tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").read_bytes().decode("ascii")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
+def test_null_alone_means_that_there_is_none():
+    overrides = ["data.path=x", "data.path=null", "metrics.weights=null", "data.resize=null"]
+    config = load_config(FACES, overrides)
+    assert (config.data.path, config.metrics.weights, config.data.resize) == (None, None, None)
+    assert load_config(FACES, ["data.path=./null"]).data.path == "./null"
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("data.path=", "data.path must not be empty"),
+        ("metrics.weights=", "metrics.weights must not be empty"),
+        ("data.path=a\0b", "data.path must not hold a null character: 'a\\x00b'"),
+        ("train.precision=bfloat16 ", "train.precision must be float32 or bfloat16: 'bfloat16 '"),
+        ("train.wandb=null", "train.wandb must be off or online or offline: 'null'"),
+        ("data.resize=[box]", "data.resize must be bilinear or lanczos or box or null: '[box]'"),
+        ("model.generator.attention_backend=null", "unknown attention backend 'null'"),
+    ],
+)
+def test_text_without_meaning_is_refused_as_it_was_written(override, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        load_config(FACES, [override])
+
+
+def test_entries_of_a_list_of_text_are_taken_literally(tmp_path):
+    path = write(tmp_path, FACES.read_text().replace("names: [swd]", "names: [fid, kid]"))
+    assert load_config(path, ["metrics.names[1]=swd"]).metrics.names == ("fid", "swd")
+    for word in ("on", "123", "null", " fid", "[fid]"):
+        with pytest.raises(ValueError, match=re.escape(f"unknown metric '{word}'")):
+            load_config(path, [f"metrics.names[0]={word}"])
+
+
+def test_other_values_stay_yaml():
+    config = load_config(
+        FACES, ["metrics.names=[fid, 'kid']", "train.batch= 8 ", "data.mirror=off"]
+    )
+    assert (config.metrics.names, config.train.batch) == (("fid", "kid"), 8)
+    assert not config.data.mirror
+    assert load_config(FACES, ["data={path: 'on', workers: 1}"]).data.path == "on"
+
+
+def test_an_empty_path_in_a_file_is_refused(tmp_path):
+    path = write(tmp_path, FACES.read_text() + "  weights: ''\n")
+    assert refusal(path) == "metrics.weights must not be empty"
+
+
+# Who is to blame
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "train.batch=-3",
+        "train.seed=-1",
+        "data.path=",
+        "data.workers=many",
+        "metrics.num=1",
+        "train.consistency.real_weight=-1",
+        "train.sample_grid=[0, 0]",
+        "model.generator.style_dim=0",
+        "model.generator.attention_backend=fast",
+        "model.generator.levels[2].attention[1].kernel_size=4",
+        "model.discriminator.stddev_group=0",
+        "model.generator.levels=5",
+        "train.batch=[1",
+        "train.bach=3",
+        "metrics.names=[on]",
+    ],
+)
+def test_a_wrong_override_is_named_and_the_file_is_not(override):
+    named, sentence = blamed("train.r1_every=4", "model.generator.z_dim=8", override)
+    assert named == override
+    assert str(FACES) not in sentence
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.generator.levels[2].heads=3",
+        "model.generator.levels[2].attention[1].dilation=3",
+        "model.generator.levels[2].resolution=64",
+        "model.discriminator.levels=[{resolution: 4, channels: 8}]",
+        "model.generator.levels[9].heads=2",
+        "model.generator.levels[0].attention.window_size=2",
+    ],
+)
+def test_an_override_that_does_not_fit_the_file_is_named_with_it(override):
+    assert blamed(override)[0] == f"{override} on top of {FACES}"
+
+
+def test_a_fault_of_the_file_stays_the_file_s(tmp_path):
+    text = FACES.read_text()
+    path = write(tmp_path, text.replace("style_dim: 128", "style_dim: 0"))
+    assert blamed("train.batch=8", on=path)[0] == str(path)
+    assert load_config(path, ["model.generator.style_dim=8"])
+    path = write(tmp_path, path.read_text().replace("num: 1000", "num: 0"))
+    named, sentence = blamed("model.generator.style_dim=8", on=path)
+    assert named == str(path)
+    assert sentence.startswith("metrics.num must be ")
+
+
+def test_an_override_that_a_later_one_mends_is_not_to_blame():
+    overrides = ["train.batch=-3", "train.seed=-1", "train.batch=8"]
+    with pytest.raises(
+        ValueError, match=r"^train\.seed=-1: train\.seed must be at least 0"
+    ) as error:
+        load_config(FACES, overrides)
+    assert "batch" not in str(error.value)
+
+
+def test_two_overrides_that_do_not_fit_each_other_are_both_named():
+    overrides = [f"model.generator.levels[0].{value}" for value in ("channels=48", "heads=7")]
+    with pytest.raises(ValueError, match="must divide the channels: 7 against 48") as error:
+        load_config(FACES, ["train.batch=8", *overrides])
+    assert str(error.value).startswith(" with ".join(overrides))
+
+
+# Numbers beyond what machines count with
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("train.seed", 2**63),
+        ("data.seed", 2**63),
+        ("data.seed", -1),
+        ("train.seed", 10**30),
+        ("train.batch", 10**30),
+        ("train.batch", 10**7),
+        ("train.total_kimg", "1e300"),
+        ("train.snapshot_every_kimg", "1e300"),
+        ("metrics.every_kimg", "1e300"),
+        ("metrics.num", 10**12),
+        ("train.sample_grid", f"[1, {10**30}]"),
+        ("train.sample_grid", f"[-1, -{10**30}]"),
+        ("train.keep_snapshots", 2**64),
+        ("train.log_every_nimg", 2**64),
+        ("data.max_images", 2**64),
+        ("data.workers", 10**6),
+        ("model.generator.z_dim", 2**64),
+        ("model.generator.levels[0].attention", "[{heads: 1, kernel_size: 18446744073709551617}]"),
+        ("train.seed", "9" * 5000),
+    ],
+)
+def test_numbers_past_every_use_are_refused_by_name(key, value):
+    named, sentence = blamed(f"{key}={value}")
+    assert key in (named or sentence)
+    assert "must be" in sentence or "too many digits" in sentence
+
+
+def test_every_seed_of_63_bits_is_one(tmp_path):
+    config = load_config(FACES, [f"train.seed={2**63 - 1}", f"data.seed={2**63 - 1}"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml") == config
+
+
 # Keys that do not exist
 
 
@@ -277,7 +467,8 @@ def test_override_reaches_a_field_that_the_file_leaves_out():
     ],
 )
 def test_override_of_an_unknown_key_is_refused_with_the_nearest(key, right):
-    sentence = refusal(FACES, f"{key}=256")
+    named, sentence = blamed(f"{key}=256")
+    assert named == f"{key}=256"
     assert re.fullmatch(rf"unknown key {re.escape(key)}; did you mean \S+\?", sentence)
     if right is not None:
         assert sentence.endswith(f"did you mean {right}?")
@@ -318,7 +509,6 @@ def test_missing_key_is_named(tmp_path):
         ("model.generator.mlp_ratio=.inf", "must be a number: inf"),
         ("model.generator.qk_scale=.nan", "must be a number or null: nan"),
         ("model.generator.qkv_bias=1", "must be true or false: 1"),
-        ("model.generator.attention_backend=3", "must be a string: 3"),
         ("model.generator.pixel_space.std=[1, 1]", "a list (3 entries, each a number): [1, 1]"),
         ("model.generator.levels=5", "must be a list"),
         ("model.generator.levels[0]=5", "must be a section with the keys resolution, channels"),
@@ -329,23 +519,25 @@ def test_missing_key_is_named(tmp_path):
 )
 def test_value_of_another_type_is_refused(override, sentence):
     key = override.partition("=")[0]
-    assert refusal(FACES, override).startswith(f"{key} must be ")
-    assert sentence in refusal(FACES, override)
+    named, said = blamed(override)
+    assert named == override
+    assert said.startswith(f"{key} must be ")
+    assert sentence in said
 
 
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("model.generator.style_dim=0", "model.generator: style_dim must be at least 1: 0"),
-        ("model.generator.levels[2].heads=3", "levels[2]: heads must divide the channels: 3"),
+        ("model.generator.style_dim=0", "model.generator.style_dim must be at least 1: 0"),
+        ("model.generator.levels[2].heads=3", "levels[2].heads must divide the channels: 3"),
         ("model.generator.levels[2].attention[1].dilation=3", "levels[2]: kernel_size * dilation"),
-        ("model.generator.levels[2].attention[1].kernel_size=4", "levels[2].attention[1]: kernel"),
-        ("model.generator.levels[2].attention=[]", "model.generator.levels[2]: attention must be"),
+        ("model.generator.levels[2].attention[1].kernel_size=4", "levels[2].attention[1].kernel"),
+        ("model.generator.levels[2].attention=[]", "model.generator.levels[2].attention must be"),
         ("model.generator.levels[2].attention={window_size: 5}", "levels[2]: windows must divide"),
         ("model.generator.levels[2].resolution=32", "model.generator: each generator level must"),
         ("model.generator.pixel_space.std[2]=0", "pixel_space.std must be three positive"),
         ("model.generator.attention_backend=fast", "unknown attention backend 'fast'"),
-        ("model.discriminator.stddev_group=0", "model.discriminator: stddev_group must be at"),
+        ("model.discriminator.stddev_group=0", "model.discriminator.stddev_group must be at"),
         (
             "model.discriminator.levels=[{resolution: 4, channels: 8}]",
             "model: the generator and the discriminator must have one resolution: 32 against 8",
@@ -353,7 +545,7 @@ def test_value_of_another_type_is_refused(override, sentence):
     ],
 )
 def test_rule_of_the_networks_is_passed_on_with_its_key(override, sentence):
-    assert sentence in refusal(FACES, override)
+    assert sentence in blamed(override)[1]
 
 
 @pytest.mark.parametrize(
@@ -371,7 +563,7 @@ def test_rule_of_the_networks_is_passed_on_with_its_key(override, sentence):
     ],
 )
 def test_override_that_cannot_be_applied_is_refused(override, sentence):
-    assert sentence in refusal(FACES, override)
+    assert sentence in blamed(override)[1]
 
 
 # Files that are no configuration
@@ -388,11 +580,17 @@ def test_override_that_cannot_be_applied_is_refused(override, sentence):
         ("model:\n\tgenerator: 1\n", "not YAML"),
         ("a: 1\n---\nb: 2\n", "not YAML"),
         (b"\xff\xfe\x00\x01", "not UTF-8 text"),
-        ("model: 1\nmodel: 2\n", "found duplicate key model, line 2"),
-        ("model: {generator: {z_dim: 1, z_dim: 2}}", "found duplicate key z_dim"),
+        ("model: 1\nmodel: 2\n", "not YAML that can be used here: "),
+        ("model: {generator: {z_dim: 1, z_dim: 2}}", "not YAML that can be used here: "),
         ("model: !!python/object/apply:os.getcwd []", "not YAML"),
         ("model: " + "[" * 1000 + "]" * 1000, "nested too deeply"),
+        ("a:\n" + "".join(" " * n + "a:\n" for n in range(1, 200)), "nested too deeply"),
+        ("model: " + "{a: " * 400 + "1" + "}" * 400, "nested too deeply"),
         ("#" * 200_000, "over 100,000 characters"),
+        ("a: " + "9" * 5000, "has too many digits"),
+        ("a: !!int x", "does not fit its tag"),
+        ("a: !!bool x", "does not fit its tag"),
+        ("a: !!timestamp x", "does not fit its tag"),
         ("a: &a [1]\nb: *a\n", "aliases"),
     ],
 )
@@ -403,9 +601,7 @@ def test_file_that_is_no_configuration_is_refused(text, sentence, tmp_path):
 def test_billion_laughs_are_refused_at_once(tmp_path):
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 12)]
-    start = time.perf_counter()
     assert "aliases" in refusal(write(tmp_path, "\n".join(lines)))
-    assert time.perf_counter() - start < 5
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "a ${model.generator.z_dim}", "${x:${y}}"])
@@ -414,7 +610,9 @@ def test_interpolations_are_refused_and_resolve_nothing(value, tmp_path):
     assert refusal(write(tmp_path, text)).startswith(
         "model.generator.attention_backend: interpolations are not supported: "
     )
-    assert "interpolations" in refusal(FACES, f"model.generator.attention_backend={value}")
+    override = f"model.generator.attention_backend={value}"
+    assert blamed(override)[0] == override
+    assert "interpolations" in blamed(override)[1]
 
 
 def test_missing_file_and_folder_are_the_system_s_errors(tmp_path):

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stylenat.cli.options import UserPath
+
 if TYPE_CHECKING:
     from stylenat.data.prepare import Report
 
 
 @click.command()
 @click.argument("source", required=False)
-@click.argument("dest", required=False, type=click.Path(path_type=Path), metavar="[DEST.zip]")
+@click.argument("dest", required=False, type=UserPath(), metavar="[DEST.zip]")
 @click.option("--resolution", type=int, metavar="R", help="The side of the images to write.")
 @click.option(
     "--crop",
@@ -44,11 +46,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--seed",
-    type=click.IntRange(0),
+    type=click.IntRange(0, 2**63 - 1),
     default=0,
     show_default=True,
     metavar="N",
-    help="Of --max-images' choice, and of faces:N.",
+    help="Which images --max-images takes, and which faces are drawn.",
 )
 @click.option(
     "--workers",
@@ -102,7 +104,7 @@ def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
 
 
 def _show(report: Report, dest: Path, resolution: int, seconds: float) -> None:
-    from stylenat.config.words import printable
+    from stylenat.config.words import printable, shell_word
 
     if report.restarted:
         click.echo("Began anew: an unfinished run's source or settings were others.")
@@ -116,13 +118,26 @@ def _show(report: Report, dest: Path, resolution: int, seconds: float) -> None:
         click.echo(f"  {printable(name)} {reason}")
     megabytes = dest.stat().st_size / 1e6
     size = f"{resolution}x{resolution}, {megabytes:.1f} MB"
-    click.echo(f"{dest}: {report.images:,} images, {size}, in {seconds:.0f} s")
-    click.echo(f"Next: stylenat train CONFIG data.path={dest}")
+    click.echo(f"{printable(str(dest))}: {report.images:,} images, {size}, in {seconds:.0f} s")
+    for remark in _remarks(report):
+        click.echo(f"Note: {remark}.")
+    click.echo(f"Next: stylenat train CONFIG {shell_word(f'data.path={dest}')}")
+
+
+def _remarks(report: Report) -> tuple[str, ...]:
+    if not 0 < report.labelled < report.images:
+        return report.remarks
+    left_out = f"{report.labelled:,} of {report.images:,} images have a label"
+    return (*report.remarks, f"the zip has no labels, since only {left_out}")
 
 
 def _verify(path: str, workers: int | None) -> None:
+    from stylenat.config.words import printable
     from stylenat.data.verify import verify
 
     found = verify(path, workers=workers)
     labels = f", {found.labels:,} of them labelled" if found.labels else ""
-    click.echo(f"{path}: {found.images:,} images, {found.width}x{found.height}{labels}: all whole")
+    size = f"{found.width}x{found.height}"
+    click.echo(f"{printable(path)}: {found.images:,} images, {size}{labels}: all whole")
+    for remark in found.remarks:
+        click.echo(f"Note: {remark}.")

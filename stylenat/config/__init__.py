@@ -5,10 +5,13 @@ The networks' configs live beside the networks that consume them.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
+from stylenat.config.blame import origin
 from stylenat.config.files import private_folder, replacing
 from stylenat.config.plain import from_dict, to_dict
 from stylenat.config.sections import (
@@ -18,8 +21,14 @@ from stylenat.config.sections import (
     MetricsConfig,
     TrainConfig,
 )
-from stylenat.config.words import printable
-from stylenat.config.yaml_file import apply_override, read_yaml, refuse_interpolations, write_yaml
+from stylenat.config.words import printable, shortened
+from stylenat.config.yaml_file import (
+    UnfitOverride,
+    apply_override,
+    read_yaml,
+    refuse_interpolations,
+    write_yaml,
+)
 from stylenat.models.discriminator import DiscriminatorConfig
 from stylenat.models.generator import GeneratorConfig
 
@@ -33,6 +42,7 @@ __all__ = [
     "TrainConfig",
     "from_dict",
     "load_config",
+    "load_run_config",
     "private_folder",
     "replacing",
     "save_config",
@@ -68,19 +78,47 @@ class RunConfig:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply overrides such as `model.generator.levels[2].channels=256`, check.
 
-    An override's value is YAML as well; later ones win. Raises OSError where the file cannot be
-    read, and else ValueError, one sentence that names the dotted key, its rule and the value: an
-    unknown key (with the nearest right one), a value of another type or out of range, text that is
-    no YAML mapping, duplicate keys, aliases, interpolations.
+    An override's value is taken literally if the key holds text (`data.path=set #2`; `null` for
+    None), and is YAML otherwise; later ones win. Raises OSError if the file cannot be read, and
+    otherwise ValueError, one sentence that names the file, the override or both, whichever is
+    wrong, the dotted key, its rule and the value: an unknown key (with the nearest right one), a
+    value of another type or out of range, text that is no YAML mapping, duplicate keys, aliases,
+    interpolations.
     """
     try:
         data = read_yaml(Path(path))
-        for override in overrides:
-            apply_override(data, override, RunConfig)
-        refuse_interpolations(data)
-        return from_dict(RunConfig, data)
     except ValueError as error:
         raise ValueError(printable(f"{path}: {error}")) from error
+    base = copy.deepcopy(data)
+    for override in overrides:
+        try:
+            apply_override(data, override, RunConfig)
+        except UnfitOverride as error:
+            sentence = f"{shortened(override)} on top of {path}: {error}"
+            raise ValueError(printable(sentence)) from error
+    try:
+        return _built(data)
+    except ValueError as error:
+        named = origin(path, base, overrides, str(error), _built)
+        raise ValueError(printable(f"{named}: {error}")) from error
+
+
+def _built(data: Any, overrides: Sequence[str] = ()) -> RunConfig:
+    for override in overrides:
+        apply_override(data, override, RunConfig)
+    refuse_interpolations(data)
+    return from_dict(RunConfig, data)
+
+
+def load_run_config(path: str | Path) -> RunConfig:
+    """Read the config.yaml that `stylenat train` saved. Raises as `load_config` does.
+
+    Before there was data.seed, a run drew its data with train.seed.
+    """
+    config = load_config(path)
+    if "seed" in (read_yaml(Path(path)).get("data") or {}):
+        return config
+    return replace(config, data=replace(config.data, seed=config.train.seed))
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:

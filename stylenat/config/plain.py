@@ -13,13 +13,14 @@ import types
 from collections.abc import Iterator
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter
 
 from stylenat.config.words import listed, shown
 
 T = TypeVar("T")
 
 TYPE_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+INTEGERS = range(-(2**63), 2**63)  # those that PyTorch and NumPy can hold
 
 
 def to_dict(config: Any) -> Any:
@@ -54,11 +55,30 @@ def _build(kind: Any, value: object, key: str) -> Any:
     if isinstance(value, list) and get_args(kind)[1:] == (...,):
         item_kind = get_args(kind)[0]
         return tuple(_build(item_kind, item, f"{key}[{i}]") for i, item in enumerate(value))
-    try:
-        adapter = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
-        return adapter.validate_json(json.dumps(value), strict=True)
-    except (ValidationError, TypeError) as error:
-        raise ValueError(f"{key} must be {_describe(kind)}: {shown(value)}") from error
+    return _scalar(kind, value, key)
+
+
+def _scalar(kind: Any, given: object, key: str) -> Any:
+    value = given.decode("utf-8", "surrogateescape") if isinstance(given, bytes) else given
+    if isinstance(value, str):
+        # JSON could not carry a file name whose bytes are no UTF-8.
+        fits = any(
+            value in get_args(k) if get_origin(k) is Literal else k is str for k in _union(kind)
+        )
+        result = value
+    else:
+        try:
+            adapter = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
+            result = adapter.validate_json(json.dumps(value), strict=True)
+            fits = True
+        except (ValueError, TypeError):  # pydantic's, and json's for what JSON has no word for
+            fits = False
+    if not fits:
+        raise ValueError(f"{key} must be {_describe(kind)}: {shown(given)}")
+    numbers = result if isinstance(result, tuple) else (result,)
+    if any(isinstance(n, int) and n not in INTEGERS for n in numbers):
+        raise ValueError(f"{key} must be below 2**63, and not below -2**63: {shown(value)}")
+    return result
 
 
 def _build_section(kind: Any, value: object, key: str) -> Any:
@@ -78,7 +98,11 @@ def _build_section(kind: Any, value: object, key: str) -> Any:
     try:
         return kind(**arguments)
     except ValueError as error:
-        raise ValueError(f"{key}: {error}" if key else str(error)) from error
+        sentence = str(error)
+        if key:
+            # "batch must be at least 1" of `train` is a sentence about train.batch.
+            sentence = f"{key}{'.' if sentence.split()[0] in hints else ': '}{sentence}"
+        raise ValueError(sentence) from error
 
 
 def _member_for(union: Any, value: object) -> Any:
@@ -110,6 +134,38 @@ def _describe(kind: Any) -> str:
 
 
 # Dotted keys
+
+
+def holds_text(kind: Any, key: str) -> tuple[bool, bool]:
+    """Whether the value of a dotted key of `kind` can only be text, and whether it may be null."""
+    kinds = _kinds_of(kind, key)
+    null = type(None) in kinds
+    texts = [k for k in kinds if k is not type(None)]
+    return bool(texts) and all(map(_is_text, texts)), null
+
+
+def _kinds_of(kind: Any, key: str) -> list[Any]:
+    """The types that the value of a dotted key may have."""
+    kinds = _union(kind)
+    for name, index in re.findall(r"(\w+)|\[(\d+)\]", key):
+        if index:
+            items = [get_args(k) for k in kinds if get_origin(k) is tuple]
+            found = [args[0 if args[1:] == (...,) else int(index) % len(args)] for args in items]
+        else:
+            sections = [get_type_hints(k) for k in kinds if dataclasses.is_dataclass(k)]
+            found = [hints[name] for hints in sections if name in hints]
+        kinds = [member for k in found for member in _union(k)]
+    return kinds
+
+
+def _union(kind: Any) -> list[Any]:
+    return list(get_args(kind)) if get_origin(kind) in (Union, types.UnionType) else [kind]
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or (
+        get_origin(kind) is Literal and all(isinstance(word, str) for word in get_args(kind))
+    )
 
 
 def join(key: str, name: str) -> str:

@@ -10,14 +10,40 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stylenat.config.words import shown
+
 METRICS = ("fid", "kid", "pr", "swd")
+MOST_SEED = 2**63 - 1
+MOST_KIMG = 1e12  # the images of a run then still count in 64 bits
+MOST_BATCH = 1_000_000
+MOST_WORKERS = 1024
+MOST_MEASURED = 100_000_000  # images
 
 
 def _require(section: Any, rule: str, *names: str, ok: Any) -> None:
     for name in names:
         value = getattr(section, name)
-        if value is not None and not (math.isfinite(value) and ok(value)):
+        if value is not None and not (
+            (isinstance(value, int) or math.isfinite(value)) and ok(value)
+        ):
             raise ValueError(f"{name} must be {rule}: {value}")
+
+
+def _is_length(kimg: float) -> bool:
+    return 0 < kimg <= MOST_KIMG
+
+
+def _require_path(section: Any, name: str) -> None:
+    """Path("") would be the current folder, and no path holds a null character."""
+    value = getattr(section, name)
+    if value == "":
+        raise ValueError(f"{name} must not be empty")
+    if value is not None and "\0" in value:
+        raise ValueError(f"{name} must not hold a null character: {shown(value)}")
+
+
+def _require_seed(section: Any) -> None:
+    _require(section, "at least 0 and below 2**63", "seed", ok=lambda n: 0 <= n <= MOST_SEED)
 
 
 @dataclass(frozen=True)
@@ -26,7 +52,8 @@ class DataConfig:
 
     `path` is a folder, a zip, an LMDB, a CIFAR archive, or `faces:N` for N drawn faces. Images must
     have the networks' size; with `resize` (a filter) any image is scaled and cropped to it while it
-    is read. `mirror` flips half of them. `max_images` takes a random subset of that many.
+    is read. `mirror` flips half of them. `max_images` takes a random subset of that many. `seed`
+    decides which faces are drawn and which images `max_images` takes.
     `workers` processes read ahead; 0 reads in the training process. Up to `max_bad` images that
     can't be read are replaced by others; more end the run.
     """
@@ -35,12 +62,21 @@ class DataConfig:
     resize: Literal["bilinear", "lanczos", "box"] | None = None
     mirror: bool = True
     max_images: int | None = None
+    seed: int = 0
     workers: int = 2
     max_bad: int = 100
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", "max_images", ok=lambda n: n >= 1)
-        _require(self, "at least 0", "workers", "max_bad", ok=lambda n: n >= 0)
+        _require_seed(self)
+        _require(self, f"0 to {MOST_WORKERS:,}", "workers", ok=lambda n: 0 <= n <= MOST_WORKERS)
+        _require(self, "at least 0", "max_bad", ok=lambda n: n >= 0)
+        _require_path(self, "path")
+
+    @property
+    def is_drawn(self) -> bool:
+        """Whether `seed` decides which images there are."""
+        return self.max_images is not None or (self.path or "").startswith("faces:")
 
 
 @dataclass(frozen=True)
@@ -58,6 +94,7 @@ class ConsistencyConfig:
 class TrainConfig:
     """The training recipe; the defaults are the published one of FFHQ-256.
 
+    `seed` is that of the first weights, of the noise and of the images' order.
     `batch` counts the images of all ranks; `batch_gpu`, the images that a rank sees at once,
     accumulates gradients where it is smaller than the rank's share. `loss` is `logistic`
     (non-saturating, as published) or `relativistic` (RpGAN, arXiv 2501.05441). Gradient penalties,
@@ -102,19 +139,17 @@ class TrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        counts = ("batch", "batch_gpu", "r1_every", "log_every_nimg")
+        batches = ("batch", "batch_gpu")
+        _require(self, f"1 to {MOST_BATCH:,}", *batches, ok=lambda n: 1 <= n <= MOST_BATCH)
+        counts = ("r1_every", "log_every_nimg")
         kept = ("keep_snapshots", "keep_checkpoints")
         _require(self, "at least 1", *counts, *kept, ok=lambda n: n >= 1)
-        positive = (
-            "total_kimg",
-            "lr_g",
-            "lr_d",
-            "grad_clip_d",
-            "snapshot_every_kimg",
-            "ema_rampup",
-        )
+        positive = ("lr_g", "lr_d", "grad_clip_d", "ema_rampup")
         _require(self, "positive", *positive, ok=lambda x: x > 0)
-        not_negative = ("r1_gamma", "r2_gamma", "ema_halflife_nimg", "decay_from_kimg", "seed")
+        lengths = ("total_kimg", "snapshot_every_kimg")
+        _require(self, f"positive and at most {MOST_KIMG:g}", *lengths, ok=_is_length)
+        _require_seed(self)
+        not_negative = ("r1_gamma", "r2_gamma", "ema_halflife_nimg", "decay_from_kimg")
         _require(self, "at least 0", *not_negative, ok=lambda x: x >= 0)
         _require(self, "at least 0 and below 1", "beta1", "beta2", ok=lambda x: 0 <= x < 1)
         _require(self, "finite", "sample_truncation_psi", ok=lambda _: True)
@@ -144,6 +179,7 @@ class MetricsConfig:
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in METRICS:
-                raise ValueError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
-        _require(self, "positive", "every_kimg", ok=lambda x: x > 0)
-        _require(self, "at least 2", "num", ok=lambda n: n >= 2)
+                raise ValueError(f"unknown metric {shown(name)}; choose from {', '.join(METRICS)}")
+        _require(self, f"positive and at most {MOST_KIMG:g}", "every_kimg", ok=_is_length)
+        _require(self, f"2 to {MOST_MEASURED:,}", "num", ok=lambda n: 2 <= n <= MOST_MEASURED)
+        _require_path(self, "weights")

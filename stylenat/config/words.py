@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+import shlex
 from collections.abc import Sequence
 
 LONGEST = 80
@@ -26,6 +27,30 @@ def listed(names: Sequence[str]) -> str:
 def printable(text: str) -> str:
     """On one line, and without what a terminal would take for a command."""
     return text if text.isprintable() else repr(text)[1:-1]
+
+
+def shell_word(text: str) -> str:
+    """A word that a shell takes for this text, quoted only where that is needed.
+
+    A text that can't be shown on one line, or holds bytes that are no UTF-8, is written as
+    $'...', which bash, zsh and ksh know.
+    """
+    if text.isprintable():
+        quoted = shlex.quote(text)
+        return f"./{quoted}" if text.startswith("-") else quoted
+    escaped = [
+        chr(byte)
+        if chr(byte).isprintable() and byte < 127 and chr(byte) not in "'\\"
+        else f"\\x{byte:02x}"
+        for byte in text.encode("utf-8", "surrogateescape")
+    ]
+    # After \xNN, a shell would read on while there are hexadecimal digits; it takes two at most.
+    return f"$'{''.join(escaped)}'"
+
+
+def shortened(text: str) -> str:
+    """A text, abridged."""
+    return _abridged(text, LONGEST)
 
 
 def _abridged(text: str, longest: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from stylenat.config.files import replacing
-from stylenat.config.plain import all_keys, first_entries, join, unknown_key
-from stylenat.config.words import shown
+from stylenat.config.plain import all_keys, first_entries, holds_text, join, unknown_key
+from stylenat.config.words import shortened, shown
 
 MAX_CHARACTERS = 100_000
+MAX_DEPTH = 50  # of lists and sections in each other
 OVERRIDE_KEY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[\d+\])*")
 
 
@@ -38,41 +40,72 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 def _parse_yaml(text: str) -> Any:
     """Plain data. OmegaConf's reader knows 1e-3 for a number and refuses duplicate keys."""
     try:
-        # An alias can stand for a large value, and aliases of aliases for one past any memory.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("YAML aliases (*name) are not supported: write the value out")
+        _refuse_structure(text)
         parsed = OmegaConf.from_dotlist([f"value={text}"])
         return OmegaConf.to_container(parsed, resolve=False)["value"]  # type: ignore[call-overload,index]
-    except RecursionError as error:
-        raise ValueError("not a configuration: nested too deeply") from error
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except _Refused as error:
+        raise ValueError(str(error)) from None
+    except Exception as error:
+        # Of a number such as `!!int x`, Python's own errors come through.
         raise ValueError(f"not YAML that can be used here: {_problem(error)}") from error
+
+
+class _Refused(Exception):
+    """A sentence about what YAML allows and we do not."""
+
+
+def _refuse_structure(text: str) -> None:
+    """Raises _Refused, before anything is built of the text. The parser itself never recurses."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        # An alias can stand for a large value, and aliases of aliases for one past any memory.
+        if isinstance(event, yaml.AliasEvent):
+            raise _Refused("YAML aliases (*name) are not supported: write the value out")
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _Refused("not a configuration: nested too deeply")
 
 
 def _problem(error: Exception) -> str:
     """What a YAML reader found, on one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
         return f"{error.problem}, line {error.problem_mark.line + 1}"
-    return str(error).splitlines()[0]
+    if isinstance(error, yaml.YAMLError | OmegaConfBaseException):
+        return str(error).partition("\n")[0]
+    return "a value does not fit its tag, or a number has too many digits"
 
 
 def apply_override(data: Any, override: str, kind: Any) -> None:
-    """Set one value in plain data for the dataclass `kind`: `a.b[2].c=VALUE`, VALUE in YAML.
+    """Set one value in plain data for the dataclass `kind`: `a.b[2].c=VALUE`.
 
-    Raises ValueError, naming the key, where it is not one of `kind`, or the data do not reach it.
+    If the key's value can only be text, VALUE is that text to its last character; `null` means None
+    if the value may be None. Any other VALUE is YAML. Raises ValueError for what is no override of
+    a key of `kind`, and UnfitOverride if the data do not reach so far.
     """
     key, equals, text = override.partition("=")
     if not equals or not OVERRIDE_KEY.fullmatch(key):
         raise ValueError(
-            f"an override must read KEY=VALUE, such as model.generator.style_dim=256: {override!r}"
+            "an override must read KEY=VALUE, such as model.generator.style_dim=256: "
+            f"{shown(override)}"
         )
+    named = shortened(override)
     if first_entries(key) not in all_keys(kind):
-        raise ValueError(unknown_key(key, kind))
-    try:
-        value = _parse_yaml(text)
-        _set(data, key, value)
-    except ValueError as error:
-        raise ValueError(f"override of {key}: {error}") from error
+        raise ValueError(f"{named}: {unknown_key(key, kind)}")
+    is_text, may_be_null = holds_text(kind, key)
+    value: object = text
+    if is_text and may_be_null and text == "null":
+        value = None
+    elif not is_text:
+        try:
+            value = _parse_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"{named}: {error}") from error
+    _set(data, key, value)
+
+
+class UnfitOverride(ValueError):
+    """An override of an entry or a section that is not there: the file holds something else."""
 
 
 def _set(data: Any, key: str, value: object) -> None:
@@ -83,9 +116,9 @@ def _set(data: Any, key: str, value: object) -> None:
     for step, next_step in zip(steps, [*steps[1:], None], strict=True):
         is_index = isinstance(step, int)
         if not isinstance(data, list if is_index else dict):
-            raise ValueError(f"{done} is no {'list' if is_index else 'section'}: {shown(data)}")
+            raise UnfitOverride(f"{done} is no {'list' if is_index else 'section'}: {shown(data)}")
         if is_index and step >= len(data):
-            raise ValueError(f"{done} has {len(data)} entries, from [0] on")
+            raise UnfitOverride(f"{done} has {len(data)} entries, from [0] on")
         if next_step is None:
             data[step] = value
         elif isinstance(data, dict) and data.get(step) is None:
@@ -101,7 +134,7 @@ def refuse_interpolations(data: object, key: str = "") -> None:
     elif isinstance(data, list):
         for index, value in enumerate(data):
             refuse_interpolations(value, f"{key}[{index}]")
-    elif isinstance(data, str) and "${" in data:
+    elif (isinstance(data, str) and "${" in data) or (isinstance(data, bytes) and b"${" in data):
         raise ValueError(f"{key}: interpolations are not supported: {shown(data)}")
 
 
@@ -113,10 +146,17 @@ def write_yaml(data: dict[str, Any], path: str | Path) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes every string but plain words, which no YAML reader takes for anything else."""
+    """Quotes every string but plain words, which no YAML reader takes for anything else.
+
+    A file name whose bytes are no UTF-8 is written as these bytes.
+    """
 
 
 def _quoted(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    content = text.encode("utf-8", "surrogateescape")
+    if content != text.encode("utf-8", "replace"):
+        encoded = base64.b64encode(content).decode()
+        return dumper.represent_scalar("tag:yaml.org,2002:binary", encoded, style='"')
     style = None if text.isascii() and text.isidentifier() else '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 

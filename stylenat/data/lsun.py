@@ -196,7 +196,11 @@ def _cached_keys(path: str, state: tuple[int, int, int]) -> Keys:
     """All keys, from the user's cache folder if they were read before. Reading takes minutes."""
     identity = repr((str(Path(path).resolve()), *state))
     digest = hashlib.sha256(identity.encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    file = cache_folder() / "lmdb_keys" / f"{digest}.npz"
+    try:
+        file = cache_folder() / "lmdb_keys" / f"{digest}.npz"
+    except OSError as error:  # no home
+        _warn_that_keys_are_not_kept(path, str(error))
+        return _read_keys(path, entries=state[2])
     try:
         with np.load(file, allow_pickle=False) as stored:
             return Keys(stored["data"], stored["ends"])
@@ -208,12 +212,15 @@ def _cached_keys(path: str, state: tuple[int, int, int]) -> Keys:
         with replacing(file) as temporary, temporary.open("wb") as handle:
             np.savez(handle, data=keys.data, ends=keys.ends)
     except OSError as error:
-        warnings.warn(
-            f"can't keep the keys of {path} in {file.parent}, and so reads them each time: "
-            f"{error.strerror}; set STYLENAT_CACHE",
-            stacklevel=2,
-        )
+        _warn_that_keys_are_not_kept(path, f"{file.parent}: {error.strerror or error}")
     return keys
+
+
+def _warn_that_keys_are_not_kept(path: str, reason: str) -> None:
+    warnings.warn(
+        f"the keys of {path} can't be kept, and are read each time: {reason}; set STYLENAT_CACHE",
+        stacklevel=2,
+    )
 
 
 def _read_keys(path: str, *, entries: int) -> Keys:

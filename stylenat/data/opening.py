@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
+from stylenat.config.files import user_path
+from stylenat.config.words import shown
 from stylenat.data.cifar import ARCHIVES, FOLDERS, CIFARSource
 from stylenat.data.images import FILTERS, Filter, RefusedImage
+from stylenat.data.listing import refuse_run_folder
 from stylenat.data.lsun import DATABASE, LSUNSource, MultiResolutionSource, stored_resolutions
 from stylenat.data.readers import FolderSource, ZipSource
 from stylenat.data.source import FacesSource, ImageSource, ScaledSource, SizedSource, SubsetSource
@@ -37,8 +39,7 @@ def open_images(
     for name, value in (("resolution", resolution), ("max_images", max_images)):
         if value is not None and value < 1:
             raise ValueError(f"{name} must be positive: {value}")
-    if seed < 0:
-        raise ValueError(f"seed must not be negative: {seed}")
+    check_seed(seed)
     if resize is not None and resize not in FILTERS:
         raise ValueError(f"resize must be one of {', '.join(FILTERS)}: {resize}")
     if resize is not None and resolution is None:
@@ -55,6 +56,14 @@ def open_images(
     return source
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed that is negative, or has more than 63 bits."""
+    if seed < 0:
+        raise ValueError(f"seed must not be negative: {seed}")
+    if seed >= 2**63:
+        raise ValueError(f"seed must be below 2**63: {shown(seed)}")
+
+
 def open_unscaled(path: str, *, wanted: int | None, exactly: bool, seed: int) -> ImageSource:
     """The images as they are stored.
 
@@ -63,10 +72,11 @@ def open_unscaled(path: str, *, wanted: int | None, exactly: bool, seed: int) ->
     """
     if path.startswith(FACES):
         return _faces(path, wanted, seed)
-    place = Path(path).expanduser()
+    place = user_path(path)
     if place.name == DATABASE and place.is_file():
         place = place.parent
     if place.is_dir():
+        refuse_run_folder(path, place)
         if (place / DATABASE).is_file():
             try:
                 return _lmdb(str(place), wanted, exactly)

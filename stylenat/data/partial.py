@@ -14,10 +14,11 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-from stylenat.config.files import replacing
-from stylenat.data.readers import INDEX
+from ops.files import take_lock
+from stylenat.config.files import naming, replacing
+from stylenat.data.listing import INDEX
 from stylenat.data.source import Label
 
 
@@ -43,10 +44,12 @@ class PartialZip:
 
     def __init__(self, dest: Path, settings: dict[str, Any]) -> None:
         self.dest = dest
-        self.folder = dest.with_name(f".{dest.name}.partial")
+        self.folder = partial_folder(dest)
         self.folder.mkdir(exist_ok=True)
-        self._journal = (self.folder / "journal.jsonl").open("a+b")
-        _hold(self._journal, dest)
+        self._journal_path = self.folder / "journal.jsonl"
+        self._journal = self._journal_path.open("a+b")
+        if not take_lock(self._journal, unlocked=f"nothing else may write {dest} meanwhile"):
+            raise ValueError(f"{dest} is being made by another process")
         self._zip_path = self.folder / "images.zip"
         self._zip_path.touch()
         self._file = self._zip_path.open("r+b")
@@ -54,8 +57,11 @@ class PartialZip:
         self._members: list[zipfile.ZipInfo] = []
         is_ours = self._has(settings)
         self.restarted = not is_ours and self._journal.tell() > 0
-        self._keep_whole_entries(self._journal if is_ours else ())
-        (self.folder / "settings.json").write_text(json.dumps(settings))
+        with naming(self._zip_path):
+            self._keep_whole_entries(self._journal if is_ours else ())
+        noted = self.folder / "settings.json"
+        with naming(noted):
+            noted.write_text(json.dumps(settings), encoding="utf-8")
 
     def _has(self, settings: dict[str, Any]) -> bool:
         try:
@@ -90,7 +96,8 @@ class PartialZip:
         entry = Entry(name, len(content), zlib.crc32(content), label, enlarged)
         offset = self._file.tell()
         member = _member(len(self._members), entry.size, entry.crc, offset=offset)
-        self._file.write(member.FileHeader() + content)
+        with naming(self._zip_path):
+            self._file.write(member.FileHeader() + content)
         self._members.append(member)
         self._note(entry)
 
@@ -100,12 +107,15 @@ class PartialZip:
 
     def _note(self, entry: Entry) -> None:
         self.entries.append(entry)
-        self._journal.write(json.dumps(asdict(entry)).encode() + b"\n")
+        with naming(self._journal_path):
+            self._journal.write(json.dumps(asdict(entry)).encode() + b"\n")
 
     def flush(self) -> None:
         """What was added so far outlives this process."""
-        self._file.flush()
-        self._journal.flush()
+        with naming(self._zip_path):
+            self._file.flush()
+        with naming(self._journal_path):
+            self._journal.flush()
 
     def finish(self, about: dict[str, Any]) -> None:
         """Add `dataset.json`, StyleGAN's labels and `about`; put the zip into its place."""
@@ -127,8 +137,12 @@ class PartialZip:
 
     def close(self) -> None:
         """Let go of the files; what is unfinished stays."""
-        self._file.close()
-        self._journal.close()
+        try:
+            with naming(self._zip_path):
+                self._file.close()
+        finally:
+            with naming(self._journal_path):
+                self._journal.close()
         if not self.entries:
             self._remove()
 
@@ -136,6 +150,11 @@ class PartialZip:
         for file in self.folder.iterdir():
             file.unlink()
         self.folder.rmdir()
+
+
+def partial_folder(dest: Path) -> Path:
+    """Where the zip lies until it is whole."""
+    return dest.with_name(f".{dest.name}.partial")
 
 
 def _parsed(line: bytes) -> Entry | None:
@@ -161,15 +180,3 @@ def _info(name: str) -> zipfile.ZipInfo:
     info.create_system = 3
     info.external_attr = 0o644 << 16
     return info
-
-
-def _hold(handle: BinaryIO, dest: Path) -> None:
-    """Until it is closed, or this process ends, however it ends. Forked workers hold nothing."""
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        return
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        raise ValueError(f"{dest} is being made by another process") from error

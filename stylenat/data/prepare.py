@@ -16,10 +16,12 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from stylenat.config.words import listed, printable
+from stylenat.config.files import check_can_fill, check_can_write, naming, user_path
+from stylenat.config.sections import MOST_WORKERS
+from stylenat.config.words import listed, printable, shown
 from stylenat.data.images import FILTERS, Filter, ImageError, RefusedImage, scale_and_crop
-from stylenat.data.opening import open_unscaled
-from stylenat.data.partial import PartialZip
+from stylenat.data.opening import FACES, check_seed, open_unscaled
+from stylenat.data.partial import PartialZip, partial_folder
 from stylenat.data.pool import available_processors, in_order
 from stylenat.data.source import ImageSource, Label, SubsetSource
 from stylenat.progress import progress_bar
@@ -27,7 +29,8 @@ from stylenat.progress import progress_bar
 Crop = Literal["center", "none"]
 CHUNK = 8  # images a task
 HOPELESS = 1000  # bad images beyond the permitted ones: the rest need not be looked at
-_FORMAT = 1  # of an unfinished zip
+MOST_SIDE = 8192  # of the images to write; a square of it stays below the readers' limit
+_FORMAT = 2  # of an unfinished zip
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.resolution < 1:
             raise ValueError(f"resolution must be positive: {self.resolution}")
+        if self.resolution > MOST_SIDE:
+            raise ValueError(f"resolution must be at most {MOST_SIDE}: {shown(self.resolution)}")
         if self.crop not in ("center", "none"):
             raise ValueError(f"crop must be center or none: {self.crop}")
         if self.resize not in FILTERS:
@@ -57,6 +62,8 @@ class Report:
 
     `skipped`: names and reasons. `resumed`: how many an earlier run had looked at; `restarted`:
     whether an earlier run's work was given up, since its source or settings were others.
+    `labelled`: how many of the images have a label in the source; the zip has labels only if all
+    have. `remarks`: the source's, on labels and on files that are no images.
     """
 
     images: int
@@ -64,6 +71,8 @@ class Report:
     skipped: tuple[tuple[str, str], ...]
     resumed: int
     restarted: bool
+    labelled: int = 0
+    remarks: tuple[str, ...] = ()
 
 
 def prepare(
@@ -86,11 +95,11 @@ def prepare(
     Raises ValueError or OSError, one sentence, for a source or place that can't be used, and for
     too many bad images.
     """
-    dest = Path(dest)
-    _check_dest(dest, overwrite=overwrite)
+    dest = user_path(dest)
+    _check_numbers(max_images=max_images, max_bad=max_bad, workers=workers, seed=seed)
+    _check_dest(dest, source_path, overwrite=overwrite)
     source = open_unscaled(source_path, wanted=settings.resolution, exactly=False, seed=seed)
-    if max_images is not None and max_images < 1:
-        raise ValueError(f"max_images must be positive: {max_images}")
+    source.label(0)  # labels that can't be used end it here
     if max_images is not None and max_images < len(source):
         source = SubsetSource(source, max_images, seed=seed)
     identity = {**dataclasses.asdict(settings), "source": source.fingerprint(), "format": _FORMAT}
@@ -99,22 +108,48 @@ def prepare(
     try:
         _add_images(partial, source, settings, max_bad, workers)
         _refuse_bad(partial, len(source), max_bad)
-        report = _report(partial, resumed)
+        report = _report(partial, resumed, source.remarks)
         partial.finish(_about(source, settings, report, max_images, seed))
     finally:
         partial.close()
     return report
 
 
-def _check_dest(dest: Path, *, overwrite: bool) -> None:
+def _check_numbers(*, max_images: int | None, max_bad: int, workers: int | None, seed: int) -> None:
+    check_seed(seed)
+    if max_images is not None and max_images < 1:
+        raise ValueError(f"max_images must be positive: {max_images}")
+    if max_bad < 0:
+        raise ValueError(f"max_bad must not be negative: {max_bad}")
+    if workers is not None and not 0 <= workers <= MOST_WORKERS:
+        raise ValueError(f"workers must be 0 to {MOST_WORKERS:,}: {shown(workers)}")
+
+
+def _check_dest(dest: Path, source_path: str, *, overwrite: bool) -> None:
+    """All that can be known of the place before the work begins."""
     if dest.suffix.lower() != ".zip":
         raise ValueError(f"DEST must be a .zip: {dest}")
+    place = Path(source_path) if source_path.startswith(FACES) else user_path(source_path)
+    if is_same_file(dest, place):
+        raise ValueError(f"DEST must not be SOURCE: {dest}")
     if not dest.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(dest.parent))
-    if dest.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(dest))
-    if dest.exists() and not overwrite:
+    if dest.exists() and not dest.is_dir() and not overwrite:
         raise ValueError(f"{dest} exists already; --overwrite replaces it")
+    check_can_write(dest)
+    partial = partial_folder(dest)
+    if partial.is_dir():
+        check_can_fill(partial)
+    elif os.path.lexists(partial):
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(partial))
+
+
+def is_same_file(one: Path, other: Path) -> bool:
+    """Whether two paths lead to one file, through links too; it need not exist."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 @dataclass(frozen=True)
@@ -140,7 +175,7 @@ def _add_images(
     # Processes before the progress bar: its thread might hold a lock while they are forked.
     with (
         closing(in_order(_make_chunk, (source, settings), chunks, workers=workers)) as results,
-        progress_bar(f"Preparing {partial.dest.name}", stop) as advance,
+        progress_bar(f"Preparing {printable(partial.dest.name)}", stop) as advance,
     ):
         advance(start)
         for made in results:
@@ -188,7 +223,9 @@ def _refuse_bad(partial: PartialZip, total: int, max_bad: int) -> None:
     seen = len(partial.entries)
     if len(bad) > max_bad:
         reasons = partial.folder / "skipped.txt"
-        reasons.write_text("".join(f"{printable(entry.name)} {entry.skipped}\n" for entry in bad))
+        lines = "".join(f"{printable(entry.name)} {entry.skipped}\n" for entry in bad)
+        with naming(reasons):
+            reasons.write_text(lines, encoding="utf-8")
         looked = f"{seen:,}" if seen == total else f"the first {seen:,}"
         raise ValueError(
             f"{len(bad):,} of {looked} images are bad, and --max-bad is {max_bad}: "
@@ -200,7 +237,7 @@ def _refuse_bad(partial: PartialZip, total: int, max_bad: int) -> None:
         raise ValueError(f"none of {seen:,} images can be used: {first} {bad[0].skipped}")
 
 
-def _report(partial: PartialZip, resumed: int) -> Report:
+def _report(partial: PartialZip, resumed: int, remarks: tuple[str, ...]) -> Report:
     skipped = [(e.name, e.skipped) for e in partial.entries if e.skipped is not None]
     return Report(
         images=len(partial.entries) - len(skipped),
@@ -208,6 +245,8 @@ def _report(partial: PartialZip, resumed: int) -> Report:
         skipped=tuple(skipped),
         resumed=resumed,
         restarted=partial.restarted,
+        labelled=sum(e.skipped is None and e.label is not None for e in partial.entries),
+        remarks=remarks,
     )
 
 

@@ -9,40 +9,38 @@ import os
 import stat
 import zipfile
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from stylenat.config.words import printable
-from stylenat.data.images import EXTENSIONS, ImageError, RefusedImage, decode, refuse_bytes
+from stylenat.config.marks import READ_BYTES
+from stylenat.config.words import listed, printable
+from stylenat.data.images import ImageError, RefusedImage, decode, refuse_bytes
+from stylenat.data.labels import Labels, match_labels
+from stylenat.data.listing import INDEX, Listing, list_folder, normal
 from stylenat.data.source import ImageSource, Label, hashed
 
-INDEX = "dataset.json"
 # Of the other methods zipfile unpacks a whole member at once, whatever size it claims.
 BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-
-
-def is_image_name(name: str) -> bool:
-    """By extension. Hidden files, such as macOS leaves beside every image in a zip, are none."""
-    *folders, file = name.split("/")
-    hidden = any(part.startswith(".") for part in (*folders, file))
-    return not hidden and os.path.splitext(file)[1].lower() in EXTENSIONS  # noqa: PTH122 (a name)
 
 
 class NamedFiles(ImageSource):
     """Encoded images by name, sorted; `dataset.json` among them may label them."""
 
-    def __init__(self, path: str, names: Iterable[str]) -> None:
+    def __init__(self, path: str, listing: Listing) -> None:
         self.path = path
-        self.names = sorted(names)
+        self.names = sorted(listing.images)
+        self.index_name = listing.index
+        self.left_out = listing.remarks()
         if not self.names:
-            raise ValueError(f"{path} holds no images")
+            raise ValueError(": ".join([f"{path} holds no images", *self.left_out[:1]]))
 
     @abstractmethod
     def read_bytes(self, name: str) -> bytes:
-        """A file's content. Raises RefusedImage, or KeyError where there is none of that name."""
+        """A file's content. Raises RefusedImage."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,39 +57,41 @@ class NamedFiles(ImageSource):
     def label(self, index: int) -> Label | None:
         return self.labels.get(self.names[index])
 
-    @functools.cached_property
+    @property
     def labels(self) -> dict[str, Label]:
-        """By name, as `dataset.json` has them. Raises ValueError for a malformed one."""
+        """Those of the images, by name. Raises ValueError for labels that can't be used."""
+        return self.matched.by_name
+
+    @functools.cached_property
+    def matched(self) -> Labels:
+        """The labels of `dataset.json`. Raises ValueError for some that can't be used."""
         content = self.index()
         try:
-            return {name: _checked_label(label) for name, label in content.get("labels") or ()}
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{self.path}: labels in {INDEX} must be pairs of a name and a number or list of "
-                f"numbers: {error}"
-            ) from error
+            return match_labels(content.get("labels"), self.names)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from error
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        try:
+            return (*self.matched.remarks(len(self)), *self.left_out)
+        except ValueError as error:  # of labels that nobody may ask for
+            return (str(error), *self.left_out)
 
     def index(self) -> dict[str, Any]:
         """The content of `dataset.json`; empty without one. Raises ValueError if malformed."""
-        try:
-            content = json.loads(self.read_bytes(INDEX))
-        except KeyError:
+        if self.index_name is None:
             return {}
+        try:
+            content = json.loads(self.read_bytes(self.index_name))
         except RefusedImage as reason:
             raise ValueError(f"{self.path}: {INDEX} {reason}") from reason
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{self.path}: {INDEX} is malformed: {error}") from error
+            sentence = f"{self.path}: {INDEX} is malformed: {error}"
+            raise ValueError(printable(sentence)) from error
         if not isinstance(content, dict):
             raise ValueError(f"{self.path}: {INDEX} must hold an object with `labels`")
         return content
-
-
-def _checked_label(label: object) -> Label:
-    if isinstance(label, int) and not isinstance(label, bool):
-        return label
-    if isinstance(label, list) and all(isinstance(x, int | float) for x in label):
-        return label
-    raise ValueError(f"unusable label {label!r:.80}")
 
 
 class FolderSource(NamedFiles):
@@ -99,15 +99,13 @@ class FolderSource(NamedFiles):
 
     def __init__(self, path: str) -> None:
         self.root = Path(path)
-        super().__init__(path, _walk(self.root, "", (_identity(self.root),)))
+        super().__init__(path, list_folder(self.root))
 
     def place(self, index: int) -> str:
         return printable(str(self.root / self.names[index]))
 
     def read_bytes(self, name: str) -> bytes:
         file = self.root / name
-        if name == INDEX and not file.exists():
-            raise KeyError(name)
         try:
             state = file.stat()
             if not stat.S_ISREG(state.st_mode):  # a pipe would keep its reader waiting for ever
@@ -130,28 +128,6 @@ def _size_and_time(file: Path) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def _identity(folder: Path) -> tuple[int, int]:
-    state = folder.stat()
-    return state.st_dev, state.st_ino
-
-
-def _walk(folder: Path, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Names of image files relative to the data set's folder, with slashes.
-
-    Raises OSError for a folder that can't be listed: else its images would be missing in silence.
-    """
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not Path(entry.path).is_dir():
-                if is_image_name(entry.name):
-                    yield prefix + entry.name
-            elif not entry.name.startswith("."):
-                identity = _identity(Path(entry.path))
-                if identity not in above:
-                    inner = f"{prefix}{entry.name}/"
-                    yield from _walk(Path(entry.path), inner, (*above, identity))
-
-
 class ZipSource(NamedFiles):
     """The image members of a zip, read in place."""
 
@@ -159,12 +135,27 @@ class ZipSource(NamedFiles):
         self.file = Path(path)
         self._archive: zipfile.ZipFile | None = None
         self._owner = 0
-        members = self.archive().namelist()
-        names = {name for name in members if is_image_name(name)}
-        for name in () if names else members:
+        members = [name for name in self.archive().namelist() if not name.endswith(("/", "\\"))]
+        if twice := [name for name, count in Counter(members).items() if count > 1]:
+            raise ValueError(f"{path} holds members of the same name: {listed(twice)}")
+        listing = Listing()
+        run_folders = _run_folders(members)
+        for name in members:
+            if not any(folder in run_folders for folder in _folders(name)):
+                listing.add(name, self._first_bytes)
+        listing.run_folders += run_folders
+        for name in () if listing.images else members:
             if name.endswith("data.mdb"):  # LSUN comes so
-                raise ValueError(f"{path} holds an LMDB, {name}: unpack it, and name its folder")
-        super().__init__(path, names)
+                sentence = f"{path} holds an LMDB, {name}: unpack it, and name its folder"
+                raise ValueError(printable(sentence))
+        super().__init__(path, listing)
+
+    def _first_bytes(self, name: str) -> bytes:
+        try:
+            with self.archive().open(name) as file:
+                return file.read(READ_BYTES)
+        except Exception:  # named when the image is read
+            return b""
 
     def archive(self) -> zipfile.ZipFile:
         """This process's own handle: a file position must not be shared with another process."""
@@ -194,9 +185,26 @@ class ZipSource(NamedFiles):
 
     def fingerprint(self) -> str:
         archive = self.archive()
-        sums = sorted(
-            (member.filename, member.CRC)
-            for member in archive.infolist()
-            if member.filename == INDEX or is_image_name(member.filename)
-        )
+        members = self.names if self.index_name is None else [*self.names, self.index_name]
+        sums = sorted((member.filename, member.CRC) for member in map(archive.getinfo, members))
         return hashed("zip", *itertools.chain.from_iterable(sums))
+
+
+def _folders(name: str) -> Iterator[str]:
+    """The folders that a member lies in, from the outermost on."""
+    name = normal(name)
+    for end in (i for i, letter in enumerate(name) if letter == "/"):
+        yield name[:end]
+
+
+def _run_folders(members: Iterable[str]) -> list[str]:
+    """The folders of a zip that `stylenat train` made."""
+    names = set(map(normal, members))
+    found = []
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if folder and file == "config.yaml":
+            inside = [n for n in names if n.startswith(f"{folder}/checkpoints/")]
+            if inside or f"{folder}/stats.jsonl" in names:
+                found.append(folder)
+    return found

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stylenat.config.words import printable
+from stylenat.config.words import printable, shell_word
 from stylenat.data.faces import draw_face
 from stylenat.data.images import (
     Filter,
@@ -83,6 +83,11 @@ class ImageSource(ABC):
     def label(self, index: int) -> Label | None:
         """The image's label where the data set has labels."""
         return None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a user should know of the data: sentences on labels and on what was left out."""
+        return ()
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -171,6 +176,10 @@ class _Derived(ImageSource):
     def label(self, index: int) -> Label | None:
         return self.source.label(index)
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self.source.remarks
+
     def fingerprint(self) -> str:
         return self.source.fingerprint()
 
@@ -257,10 +266,10 @@ class SizedSource(_Derived):
         side = self.resolution
         if (width, height) != (side, side):
             # No ImageError: nothing is wrong with the image, and another one is no remedy.
+            command = f"stylenat prepare {shell_word(self.path)} DEST.zip --resolution {side}"
             raise ValueError(
-                f"{self.place(index)} must be {side}x{side}: it is {width}x{height}; run `stylenat "
-                f"prepare {self.path} DEST.zip --resolution {side}`, or scale while reading "
-                "(data.resize=bilinear)"
+                f"{self.place(index)} must be {side}x{side}: it is {width}x{height}; run "
+                f"`{command}`, or scale while reading (data.resize=bilinear)"
             )
 
 

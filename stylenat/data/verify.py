@@ -6,10 +6,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from stylenat.config.words import listed
+from stylenat.config.files import user_path
+from stylenat.config.words import listed, printable, shown
 from stylenat.data.images import ImageError
+from stylenat.data.listing import INDEX
 from stylenat.data.pool import available_processors, in_order
-from stylenat.data.readers import INDEX, ZipSource
+from stylenat.data.readers import ZipSource
 from stylenat.progress import progress_bar
 
 CHUNK = 32  # images a task
@@ -25,6 +27,7 @@ class Verified:
     width: int
     height: int
     labels: int
+    remarks: tuple[str, ...] = ()
 
 
 def verify(path: str, *, workers: int | None = None) -> Verified:
@@ -33,7 +36,7 @@ def verify(path: str, *, workers: int | None = None) -> Verified:
     Raises ValueError, one sentence that names the first faults, and OSError for a file that can't
     be opened.
     """
-    source = ZipSource(path)
+    source = ZipSource(str(user_path(path)))
     faults = _faults_of_index(source)
     count = len(source)
     chunks = [range(i, min(i + CHUNK, count)) for i in range(0, count, CHUNK)]
@@ -43,7 +46,7 @@ def verify(path: str, *, workers: int | None = None) -> Verified:
     sizes: list[Checked] = []
     with (
         closing(in_order(_check_chunk, source, chunks, workers=workers)) as results,
-        progress_bar(f"Verifying {source.title}", count) as advance,
+        progress_bar(f"Verifying {printable(source.title)}", count) as advance,
     ):
         for checked in results:
             sizes += checked
@@ -57,7 +60,7 @@ def verify(path: str, *, workers: int | None = None) -> Verified:
     if faults:
         number = f"{len(faults):,} fault{'' if len(faults) == 1 else 's'}"
         raise ValueError(f"{path} has {number}: {listed(faults)}")
-    return Verified(count, *size, labels=len(source.labels))
+    return Verified(count, *size, labels=len(source.labels), remarks=source.remarks)
 
 
 def _check_chunk(source: ZipSource, indices: range) -> list[Checked]:
@@ -90,15 +93,15 @@ def _about(source: ZipSource) -> dict[str, Any]:
 def _faults_of_index(source: ZipSource) -> list[str]:
     """What is wrong with `dataset.json`; nothing where there is none."""
     try:
-        labels = source.labels
+        missing = source.matched.missing
     except ValueError as error:
         return [str(error).removeprefix(f"{source.path}: ")]
     faults = []
     about = _about(source)
     if about.get("images", len(source)) != len(source):
-        faults.append(f"{INDEX} counts {about['images']:,} images, and there are {len(source):,}")
-    known = set(source.names)
-    missing = [name for name in labels if name not in known]
+        counted = about["images"]
+        counted = f"{counted:,}" if isinstance(counted, int) else shown(counted)
+        faults.append(f"{INDEX} counts {counted} images, and there are {len(source):,}")
     if missing:
         faults.append(f"{INDEX} labels images that are not there: {listed(missing)}")
     return faults

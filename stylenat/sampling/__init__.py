@@ -5,7 +5,7 @@
 
 from stylenat.sampling.compiled import compile_synthesis
 from stylenat.sampling.files import check_sheet, default_sheet, write_samples
-from stylenat.sampling.images import DTYPES, contact_sheet, generate, save_png
+from stylenat.sampling.images import DTYPES, contact_sheet, generate, save_png, save_sheet
 from stylenat.sampling.models import SNAPSHOTS, is_model, load_model, model_file
 from stylenat.sampling.seeds import SEED_SCHEMES, latents, parse_seeds
 
@@ -24,5 +24,6 @@ __all__ = [
     "model_file",
     "parse_seeds",
     "save_png",
+    "save_sheet",
     "write_samples",
 ]

@@ -14,7 +14,7 @@ from stylenat.config.files import user_path
 from stylenat.distributed import all_gather, is_main, rank, world_size
 from stylenat.models import Generator
 from stylenat.progress import progress_bar
-from stylenat.sampling.images import contact_sheet, generate, save_png
+from stylenat.sampling.images import contact_sheet, generate, save_png, save_sheet
 
 MOST_CELLS = 10_000
 DEFAULT_SIDE = 10  # cells of a sheet that nobody asked for
@@ -85,4 +85,4 @@ def _write_sheet(own_NHW3: Tensor, cells: int, sheet: tuple[int, int], path: Pat
     images_NHW3 = own_NHW3.new_empty(cells, *own_NHW3.shape[1:])
     for first, part_NHW3 in enumerate(parts):
         images_NHW3[first :: len(parts)] = part_NHW3
-    save_png(contact_sheet(images_NHW3.cpu(), *sheet), path)
+    save_sheet(contact_sheet(images_NHW3.cpu(), *sheet), path)

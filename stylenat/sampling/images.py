@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from stylenat.config import marks
 from stylenat.config.files import replacing, user_path
 from stylenat.models import Generator
 from stylenat.sampling.seeds import latents
@@ -68,9 +69,22 @@ def contact_sheet(images_NHW3: Tensor, columns: int, rows: int | None = None) ->
     return sheet.reshape(rows * height, columns * width, 3)
 
 
-def save_png(image_HW3: Tensor, path: str | Path) -> None:
-    """Write uint8 pixels [H, W, 3] as a PNG; `path` is replaced atomically."""
+def save_png(image_HW3: Tensor, path: str | Path, *, software: str | None = None) -> None:
+    """Write uint8 pixels [H, W, 3] as a PNG; `path` is replaced atomically.
+
+    `software` is what the file says it was made by.
+    """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    about = PngInfo()
+    if software is not None:
+        about.add_text(marks.KEY, software)
 
     with replacing(user_path(path)) as temporary:
-        Image.fromarray(image_HW3.numpy()).save(temporary, format="PNG")
+        Image.fromarray(image_HW3.numpy()).save(temporary, format="PNG", pnginfo=about)
+
+
+def save_sheet(sheet_HW3: Tensor, path: str | Path) -> None:
+    """Write a contact sheet as `save_png` does, marked so that no reader takes it for an image."""
+    save_png(sheet_HW3, path, software=marks.SHEET)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stylenat.config import replacing
+from stylenat.config import marks, replacing
 
 PANELS = (
     ("losses", ("loss_d", "loss_g", "loss_consistency")),
@@ -42,7 +42,7 @@ def draw_curves(entries: Sequence[dict[str, Any]], path: Path) -> None:
         if len(names) > 1:
             axes.legend(fontsize=8)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=90)
+        figure.savefig(temporary, format="png", dpi=90, metadata={marks.KEY: marks.CURVES})
 
 
 def _points(entries: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:

@@ -11,10 +11,18 @@ import logging
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stylenat.config import RunConfig, load_config, replacing, save_config, to_dict
+from stylenat.config import (
+    RunConfig,
+    load_config,
+    load_run_config,
+    replacing,
+    save_config,
+    to_dict,
+)
 from stylenat.config.words import listed
 from stylenat.training.checkpoint import TEMPORARY, clean_checkpoints
 from stylenat.training.lasting import LastingFile
@@ -58,7 +66,7 @@ class RunFolder:
         run of another config.
         """
         if self.config.exists():
-            check_same_run(self.path, load_config(self.config), config)
+            check_same_run(self.path, _saved_config(self.config, config), config)
             self.lock.acquire()
         elif self.path.exists() and any(p != self.lock.path for p in self.path.iterdir()):
             raise ValueError(
@@ -188,6 +196,14 @@ def next_run_folder(config_path: Path, runs: Path = RUNS) -> Path:
         if (match := re.match(r"(\d+)-", path.name))
     ]
     return runs / f"{max(numbers, default=-1) + 1:04d}-{config_path.stem}"
+
+
+def _saved_config(path: Path, new: RunConfig) -> RunConfig:
+    """A run's own config; data.seed as in `new` if it has none, and if it decided nothing."""
+    saved = load_run_config(path)
+    if saved != load_config(path) and not saved.data.is_drawn:
+        return replace(saved, data=replace(saved.data, seed=new.data.seed))
+    return saved
 
 
 def check_same_run(path: Path, old: RunConfig, new: RunConfig) -> None:

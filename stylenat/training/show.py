@@ -12,7 +12,7 @@ from stylenat.config import TrainConfig, replacing
 from stylenat.data import ImageSource
 from stylenat.export import save_generator
 from stylenat.models import Generator
-from stylenat.sampling import contact_sheet, generate, save_png
+from stylenat.sampling import contact_sheet, generate, save_sheet
 from stylenat.training.curves import draw_curves
 from stylenat.training.run_folder import RunFolder
 
@@ -26,7 +26,7 @@ def save_grid(generator: Generator, config: TrainConfig, path: Path) -> None:
         batch=min(config.batch, 32),
         truncation_psi=config.sample_truncation_psi,
     )
-    save_png(contact_sheet(torch.cat(list(images)), columns, rows), path)
+    save_sheet(contact_sheet(torch.cat(list(images)), columns, rows), path)
 
 
 def save_real_grid(source: ImageSource, config: TrainConfig, path: Path) -> None:
@@ -35,7 +35,7 @@ def save_real_grid(source: ImageSource, config: TrainConfig, path: Path) -> None
     count = min(columns * rows, len(source))
     indices = [i * len(source) // count for i in range(count)]
     images = torch.stack([torch.from_numpy(source.read(source.readable(i))) for i in indices])
-    save_png(contact_sheet(images.permute(0, 2, 3, 1), columns, rows), path)
+    save_sheet(contact_sheet(images.permute(0, 2, 3, 1), columns, rows), path)
 
 
 def save_snapshot(generator: Generator, folder: RunFolder, nimg: int, *, keep: int) -> Path:

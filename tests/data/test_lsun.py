@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import pwd
 from pathlib import Path
 
 import lmdb
@@ -73,7 +74,19 @@ def test_a_damaged_cache_is_made_again(tmp_path, cache, damage):
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path, cache):
     cache.write_text("a file in the folder's place")
     path = write_lmdb(tmp_path / "x", lsun_entries(2))
-    with pytest.warns(UserWarning, match=r"can't keep the keys of .*/x in .*set STYLENAT_CACHE"):
+    with pytest.warns(UserWarning, match=r"the keys of .*/x can't be kept, .*; set STYLENAT_CACHE"):
+        assert len(open_images(path)) == 2
+
+
+def test_without_a_home_folder_the_keys_are_read_each_time(tmp_path, monkeypatch):
+    def unknown(_: int) -> object:
+        raise KeyError
+
+    for name in ("HOME", "XDG_CACHE_HOME", "STYLENAT_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    path = write_lmdb(tmp_path / "x", lsun_entries(2))
+    with pytest.warns(UserWarning, match=r"the keys of .*/x can't be kept.*no cache folder"):
         assert len(open_images(path)) == 2
 
 

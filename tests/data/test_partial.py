@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -121,6 +123,29 @@ def test_two_runs_do_not_write_the_same_zip(tmp_path, folder):
         other.kill()
         other.communicate()
     make(folder, dest)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_a_warning(tmp_path, folder, number, monkeypatch, caplog):
+    def refused(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "lockf", refused)
+    make(folder, tmp_path / "x.zip")
+    assert (tmp_path / "x.zip").exists()
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert "cannot be locked: " in warning
+    assert f"nothing else may write {tmp_path / 'x.zip'}" in warning
+
+
+def test_another_fault_of_a_lock_names_the_file(tmp_path, folder, monkeypatch):
+    def refused(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "lockf", refused)
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)) as error:
+        make(folder, tmp_path / "x.zip")
+    assert error.value.filename == str(tmp_path / ".x.zip.partial" / "journal.jsonl")
 
 
 def started(dest: Path) -> subprocess.Popen[bytes]:

@@ -84,12 +84,17 @@ def test_dataset_json_says_how_it_was_made_and_names_no_place(tmp_path, folder):
 
 def test_labels_are_kept(tmp_path):
     files = {f"{i}.png": png(i) for i in range(4)}
-    labels = [[f"{i}.png", [i, 0.5] if i % 2 else i] for i in range(4)]
-    make(write_zip(tmp_path / "a.zip", files, labels), tmp_path / "b.zip")
-    expected = [[f"00000/img{i:08d}.png", label] for i, (_, label) in enumerate(labels)]
-    assert about(tmp_path / "b.zip")["labels"] == expected
-    make(write_zip(tmp_path / "c.zip", files, labels[:3]), tmp_path / "d.zip")
+    for name, kinds in (("classes", [0, 1, 2, 3]), ("lists", [[i, 0.5] for i in range(4)])):
+        labels = [[f".\\{i}.jpg", kind] for i, kind in enumerate(kinds)]
+        dest = tmp_path / f"{name}-made.zip"
+        report = make(write_zip(tmp_path / f"{name}.zip", files, labels), dest)
+        expected = [[f"00000/img{i:08d}.png", kind] for i, kind in enumerate(kinds)]
+        assert about(dest)["labels"] == expected
+        assert (report.labelled, report.images) == (4, 4)
+    report = make(write_zip(tmp_path / "c.zip", files, labels[:3]), tmp_path / "d.zip")
     assert about(tmp_path / "d.zip")["labels"] is None
+    assert (report.labelled, report.images) == (3, 4)
+    assert report.remarks == ("3 of 4 images have a label in dataset.json",)
 
 
 def test_faces_are_drawn_at_the_resolution(tmp_path):

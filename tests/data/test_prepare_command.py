@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
 from pathlib import Path
+from unittest.mock import MagicMock as Mock
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from stylenat.cli import main
+from stylenat.config import load_config
+from stylenat.data import open_images
 from stylenat.data import prepare as module
-from tests.data.writers import png, write_folder
+from stylenat.sampling import save_sheet
+from tests.data.writers import png, write_folder, write_zip
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def run(*arguments: object) -> Result:
@@ -26,6 +36,62 @@ def test_it_says_what_it_made_and_what_to_do_next(tmp_path):
     assert after == f"Next: stylenat train CONFIG data.path={dest}"
     verified = run("--verify", dest, "--workers", 0)
     assert verified.stdout == f"{dest}: 5 images, 8x8: all whole\n"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["set #2.zip", "a b.zip", "it's.zip", "$HOME.zip", "`x`.zip", "a;b&c.zip", "[1]*?.zip",
+     "a\nb.zip", "\x1b[2J.zip", "ü😀.zip", "-x.zip", '"q".zip', "a\\b.zip", "a~.zip", "!!.zip",
+     os.fsdecode(b"caf\xe9.zip"), os.fsdecode(b"\xff'\\x41.zip"), "x.zip"],
+)  # fmt: skip
+def test_the_next_command_is_what_a_shell_takes_for_that_file(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("--resolution", 4, "--workers", 0, "--", "faces:1", name).exit_code == 0
+    last = run("--resolution", 4, "--workers", 0, "--overwrite", "--", "faces:1", name).stdout
+    (line,) = [line for line in last.split("\n") if line.startswith("Next: ")]
+    show = 'printf "%s\\0" "$@"'
+    command = line.removeprefix("Next: ").replace("stylenat", "set --", 1)
+    done = subprocess.run(["bash", "-c", f"{command}; {show}"], capture_output=True, check=True)
+    *_, override = map(os.fsdecode, done.stdout.split(b"\0")[:-1])
+    assert override == f"data.path={name}"
+    config = load_config(CONFIGS / "faces32.yaml", [override])
+    assert len(open_images(config.data.path)) == 1
+
+
+@pytest.mark.parametrize("name", ["set #2", "it's", "a\nb", "$HOME", os.fsdecode(b"\xe9"), "-x"])
+def test_a_command_within_a_sentence_is_quoted_too(tmp_path, name, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_folder(Path(name), {"a.png": png(0)})
+    with pytest.raises(ValueError, match="must be 4x4") as error:
+        open_images(path, resolution=4)
+    command = str(error.value).partition("run `")[2].partition(" DEST.zip")[0]
+    shown = ["bash", "-c", f'set -- {command}; printf %s "$3"']
+    done = subprocess.run(shown, capture_output=True, check=True)
+    assert Path(os.fsdecode(done.stdout)) == Path(path)
+
+
+def test_it_says_what_was_left_out_and_that_labels_were(tmp_path):
+    files = {f"{i}.png": png(i) for i in range(4)} | {"x.HEIC": b"", "y.CR2": b""}
+    labels = [["0.png", 1], ["1.jpg", 2], [".\\2.png", 3], ["9.png", 3]]
+    path, dest = write_zip(tmp_path / "x.zip", files, labels), tmp_path / "y.zip"
+    lines = run(path, dest, "--resolution", 8, "--workers", 0).stdout.splitlines()
+    assert lines[-5:-1] == [
+        "Note: 3 of 4 images have a label in dataset.json.",
+        "Note: dataset.json labels 1 image that is not there: 9.png.",
+        "Note: left out 2 files that are no images of a known format: 1 .cr2, 1 .heic.",
+        "Note: the zip has no labels, since only 3 of 4 images have a label.",
+    ]
+    labelled = write_zip(tmp_path / "z.zip", files, labels[:3])
+    said = run("--verify", labelled, "--workers", 0).stdout.splitlines()
+    assert said[1:] == [lines[-5], lines[-3]]
+
+
+def test_what_sample_wrote_can_be_prepared(tmp_path):
+    write_folder(tmp_path / "out", {f"seed{i:04d}.png": png(i) for i in range(3)})
+    save_sheet(torch.zeros(8, 24, 3, dtype=torch.uint8), tmp_path / "out" / "grid.png")
+    result = run(tmp_path / "out", tmp_path / "x.zip", "--resolution", 8, "--workers", 0)
+    assert ": 3 images, 8x8, " in result.stdout
+    assert "Note: left out 1 contact sheet: grid.png.\n" in result.stdout
 
 
 def test_it_reports_what_was_skipped_enlarged_and_continued(tmp_path, monkeypatch):
@@ -95,9 +161,18 @@ def one_error(result: Result, code: int) -> str:
         ("faces:2", "x.tar", "8", "DEST must be a .zip: x.tar"),
         ("faces:2", "no/x.zip", "8", "no: No such file or directory"),
         ("faces:2", "old.zip", "8", "old.zip exists already; --overwrite replaces it"),
+        ("old.zip", "old.zip", "8 --overwrite", "DEST must not be SOURCE: old.zip"),
+        ("old.zip", "link.zip", "8 --overwrite", "DEST must not be SOURCE: link.zip"),
+        ("link.zip", "old.zip", "8 --overwrite", "DEST must not be SOURCE: old.zip"),
+        ("./bad/../old.zip", "old.zip", "8 --overwrite", "DEST must not be SOURCE: old.zip"),
+        ("hard.zip", "old.zip", "8 --overwrite", "DEST must not be SOURCE: old.zip"),
+        ("folder.zip", "folder.zip", "8 --overwrite", "DEST must not be SOURCE: folder.zip"),
+        ("absent", "x.txt/y.zip", "8", "x.txt: "),
+        ("absent", "folder.zip", "8", "folder.zip: "),
+        ("absent", "x.zip", "100000", "resolution must be at most 8192: 100000"),
         ("absent", "x.zip", "8", "absent: No such file or directory"),
         ("empty", "x.zip", "8", "empty holds no images"),
-        ("old.zip", "x.zip", "8", "old.zip is no zip, or damaged: File is not a zip file"),
+        ("old.zip", "x.zip", "8", "old.zip is no zip, or damaged: "),
         (
             "x.txt",
             "x.zip",
@@ -115,6 +190,9 @@ def test_what_cannot_be_prepared_is_one_sentence(
     (tmp_path / "empty").mkdir()
     (tmp_path / "old.zip").write_text("older")
     (tmp_path / "x.txt").write_text("text")
+    (tmp_path / "folder.zip").mkdir()
+    (tmp_path / "link.zip").symlink_to("old.zip")
+    (tmp_path / "hard.zip").hardlink_to(tmp_path / "old.zip")
     write_folder(tmp_path / "bad", {"a.png": png(0), "b.png": b""})
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     result = run(source, dest, "--workers", 0, "--resolution", *options.split())
@@ -138,6 +216,57 @@ def test_what_cannot_be_prepared_is_one_sentence(
 )
 def test_a_misspelt_command_ends_with_code_2(arguments, sentence):
     assert one_error(run(*arguments.split()), 2).startswith(sentence)
+
+
+@pytest.mark.parametrize("seed", [2**63, 10**30, -1])
+def test_a_seed_past_every_use_is_refused_at_once(tmp_path, seed):
+    result = run("faces:2", tmp_path / "x.zip", "--resolution", 8, "--seed", seed)
+    assert "Invalid value for '--seed'" in one_error(result, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_folder_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    options = ("--resolution", 8, "--workers", 0)
+    assert run("faces:2", "~/a.zip", *options).exit_code == 0
+    assert run("~/a.zip", "~/b.zip", *options).exit_code == 0
+    assert run("--verify", "~/b.zip", "--workers", 0).exit_code == 0
+    assert len(open_images("~/b.zip")) == 2
+    assert one_error(run("~/a.zip", tmp_path / "a.zip", *options, "--overwrite"), 1).startswith(
+        "DEST must not be SOURCE"
+    )
+
+
+@pytest.mark.parametrize("fault", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize("file", ["images.zip", "journal.jsonl", "skipped.txt", "settings.json"])
+def test_a_disk_s_fault_is_named_with_the_file(tmp_path, monkeypatch, fault, file):
+    """Errors of writing and flushing name no file by themselves."""
+    path = write_folder(tmp_path / "x", {"a.png": png(0), "b.png": b""})
+    opened = Path.open
+
+    def failing(self: Path, *arguments: object, **options: object) -> object:
+        handle = opened(self, *arguments, **options)
+        if self.name != file:
+            return handle
+
+        def fail(*_: object) -> None:
+            raise OSError(fault, os.strerror(fault))
+
+        spy = Mock(wraps=handle)
+        spy.__enter__, spy.__exit__ = (lambda _: spy), (lambda *_: None)
+        spy.write = spy.flush = fail
+        return spy
+
+    monkeypatch.setattr(Path, "open", failing)
+    error = one_error(run(path, tmp_path / "y.zip", "--resolution", 8, "--workers", 0), 1)
+    assert error == f"{tmp_path}/.y.zip.partial/{file}: {os.strerror(fault)}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_is_named_before_the_source_is_opened(tmp_path):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    error = one_error(run("absent", tmp_path / "locked" / "x.zip", "--resolution", 8), 1)
+    assert error.startswith(f"{tmp_path}/locked: ")
 
 
 def test_verify_names_the_faults_and_ends_with_code_1(tmp_path):

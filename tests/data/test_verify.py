@@ -84,7 +84,10 @@ def test_a_missing_image_is_noticed(made):
             json.dumps({"labels": [["x.png", 1]]}).encode(),
             r"labels images that are not there: x\.png",
         ),
-        (json.dumps({"labels": [["x.png", "cat"]]}).encode(), r"labels in dataset\.json must be"),
+        (
+            json.dumps({"labels": [["x.png", "cat"]]}).encode(),
+            r"the label of x\.png in dataset\.json must be a class",
+        ),
         (json.dumps({"labels": 5}).encode(), r"labels in dataset\.json must be"),
     ],
 )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from stylenat.config import load_config, save_config
 from stylenat.training.run_folder import RunFolder, next_run_folder
 from tests.training.tiny import tiny
 
@@ -35,11 +37,40 @@ def test_how_a_run_is_computed_shown_and_kept_may_change(folder, sections):
         ({"train": {"lr_g": 0.5}}, r"train\.lr_g \(0\.001 there, 0\.5 here\)"),
         ({"train": {"consistency": None}}, r"train\.consistency\.real_weight \(10\.0 there"),
         ({"data": {"mirror": False}}, r"data\.mirror \(True there, False here\)"),
+        ({"data": {"seed": 3}}, r"data\.seed \(0 there, 3 here\)"),
     ],
 )
 def test_a_folder_of_another_run_is_refused_with_the_keys_and_values(folder, sections, key):
     with pytest.raises(ValueError, match=rf"holds a run of another config: {key}"):
         folder.open(tiny(**sections))
+
+
+def without_data_seed(folder: RunFolder, **sections: dict[str, object]) -> None:
+    """As a run folder was before there was data.seed."""
+    save_config(tiny(**sections), folder.config)
+    text = folder.config.read_text()
+    older, replaced = re.subn(r"(?m)^(data:(?:\n  .*)*?)\n  seed: 0$", r"\1", text)
+    assert replaced == 1, text
+    folder.config.write_text(older)
+
+
+def test_an_older_run_drew_its_data_with_train_seed(folder):
+    without_data_seed(folder, train={"seed": 5})
+    with pytest.raises(ValueError, match=r"another config: data\.seed \(5 there, 0 here\);"):
+        folder.open(tiny(train={"seed": 5}))
+    folder.open(tiny(train={"seed": 5}, data={"seed": 5}))
+    assert load_config(folder.config).data.seed == 5
+    without_data_seed(folder)
+    folder.open(tiny())
+
+
+def test_an_older_run_that_drew_nothing_continues_as_it_is(folder):
+    sections = {"train": {"seed": 5}}
+    without_data_seed(folder, **sections, data={"path": "images.zip"})
+    folder.open(tiny(**sections, data={"path": "images.zip"}))
+    without_data_seed(folder, **sections, data={"path": "images.zip", "max_images": 9})
+    with pytest.raises(ValueError, match=r"data\.seed \(5 there, 0 here\)"):
+        folder.open(tiny(**sections, data={"path": "images.zip", "max_images": 9}))
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path):
