@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC
+from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
 
 if TYPE_CHECKING:
     from stylenat.metrics import Scores
@@ -16,27 +16,37 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--data", metavar="DATA", help="The images to compare with: a folder, zip, ...")
 @click.option(
-    "--metrics", default="fid", show_default=True, metavar="LIST", help="Of fid,kid,pr,swd."
+    "--data",
+    metavar="DATA",
+    help="The images to compare with: a folder, a zip, ...  [default: the run's own]",
 )
-@click.option("--num", type=int, default=50_000, show_default=True, help="Images of either kind.")
+@click.option(
+    "--metrics",
+    metavar="LIST",
+    help="Which scores to measure: some of fid,kid,pr,swd.  [default: the run's, or fid]",
+)
+@click.option(
+    "--num",
+    type=int,
+    metavar="N",
+    help="How many images of either kind to compare.  [default: the run's, or 50000]",
+)
 @click.option(
     "--mode",
     type=click.Choice(["legacy_pytorch", "clean", "legacy_tensorflow"]),
-    default="legacy_pytorch",
-    show_default=True,
-    help="The feature network and how images are scaled for it.",
+    help="The feature network and how images are scaled for it.  [default: the run's, or "
+    "legacy_pytorch]",
 )
 @click.option(
-    "--weights", type=click.Path(path_type=Path), metavar="FILE", help="Of the feature network."
+    "--weights", type=UserPath(), metavar="FILE", help="A file with the feature network's weights."
 )
 @click.option("--trust", is_flag=True, help="Run a TorchScript program of unknown origin.")
 @click.option(
     "--reference",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     metavar="NPZ",
-    help="mu and sigma in place of --data; fid alone.",
+    help="A file with mu and sigma to compare with in place of --data; for fid alone.",
 )
 @click.option(
     "--resize",
@@ -44,21 +54,30 @@ if TYPE_CHECKING:
     help="Scale DATA to the model's size while it is read.",
 )
 @TRUNC
-@click.option("--seed", type=int, default=0, show_default=True, help="Which generated images.")
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Which images to generate: seed s takes the seeds from s * num on.",
+)
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True)
 @DEVICE
 @DTYPE
 @COMPILE
 @SNAPSHOT
 @click.option(
-    "--out", type=click.Path(path_type=Path), metavar="JSON", help="Write scores and protocol."
+    "--out",
+    type=UserPath(),
+    metavar="JSON",
+    help="Write scores and protocol to this file.",
 )
 def fid(
     model: str,
     data: str | None,
-    metrics: str,
-    num: int,
-    mode: str,
+    metrics: str | None,
+    num: int | None,
+    mode: str | None,
     weights: Path | None,
     trust: bool,
     reference: Path | None,
@@ -74,46 +93,50 @@ def fid(
 ) -> None:
     """FID and other scores of MODEL: an export, a run folder, a published .pt, or images.
 
+    A run is compared with the data that it was trained on, by its own settings, unless others are
+    given.
     Under torchrun, all processes share the work. The scores do not depend on their number.
     """
-    from stylenat.data import open_images
+    from stylenat.config.files import check_can_write, refuse_overwriting
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.memory import keep_freed_memory
-    from stylenat.metrics import Evaluator
-    from stylenat.sampling import DTYPES, compile_synthesis, is_model, load_model, model_file
+    from stylenat.metrics import protocol_of, score
+    from stylenat.sampling import DTYPES, is_model, model_file
 
+    if out is not None:
+        check_can_write(out)
+        refuse_overwriting(out, model, data, weights, reference)
     keep_freed_memory()
     chosen = pick_device(device)
-    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    names = None
+    if metrics is not None:
+        names = [name.strip() for name in metrics.split(",") if name.strip()]
+    protocol = protocol_of(
+        model,
+        data=data,
+        resize=resize,
+        metrics=names,
+        num=num,
+        mode=mode,
+        weights=weights,
+        reference=reference,
+    )
     with process_group(chosen):
-        generator = load_model(model, chosen, which=snapshot) if is_model(model) else None
-        images = open_images(model) if generator is None else None
-        if compiled and generator is None:
-            raise ValueError(f"--compile is for models, and {model} is a set of images")
-        if compiled and generator is not None:
-            compile_synthesis(generator)
-        side = generator.resolution if generator is not None else None
-        if images is not None and data is not None and (resize or data.startswith("faces:")):
-            side = images.read(0).shape[1]
-        evaluator = Evaluator(
-            names,
-            None if data is None else open_images(data, resolution=side, resize=resize),
-            num=num,
-            mode=mode,
-            weights=weights,
-            trust_weights=trust,
-            reference=reference,
+        scores = score(
+            model,
+            protocol,
             device=chosen,
+            snapshot=snapshot,
+            trust_weights=trust,
+            truncation_psi=trunc,
             seed=seed,
             batch=batch,
+            dtype=DTYPES[dtype_name],
+            compiled=compiled,
+            tell=click.echo if is_main() else lambda _: None,
         )
-        if generator is not None:
-            scores = evaluator(generator, truncation_psi=trunc, dtype=DTYPES[dtype_name])
-        else:
-            assert images is not None
-            scores = evaluator.score_images(images)
         if is_main():
-            file = None if generator is None else model_file(model, which=snapshot)
+            file = model_file(model, which=snapshot) if is_model(model) else None
             _finish(scores, model, file, out)
 
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ops.files import user_path as user_path
@@ -31,6 +31,14 @@ def check_can_write(path: str | Path) -> None:
     For before the work whose result the file is to hold. Creates nothing that stays.
     """
     _check_writable(_target(path).parent)
+
+
+def refuse_overwriting(path: str | Path, *inputs: object) -> None:
+    """Raises ValueError if the file to be written is one of those that are read, by any name."""
+    for name in inputs:
+        with suppress(OSError):  # an input that is not there is named when it is opened
+            if name is not None and Path(path).samefile(user_path(str(name))):
+                raise ValueError(f"{path} would be overwritten, and is read: {name}")
 
 
 def check_can_fill(folder: str | Path) -> None:

@@ -6,6 +6,15 @@
 from stylenat.metrics.collect import Stopped
 from stylenat.metrics.evaluate import Evaluator
 from stylenat.metrics.scores import Scores
+from stylenat.metrics.scoring import Protocol, protocol_of, score
 from stylenat.metrics.weights import find_weights
 
-__all__ = ["Evaluator", "Scores", "Stopped", "find_weights"]
+__all__ = [
+    "Evaluator",
+    "Protocol",
+    "Scores",
+    "Stopped",
+    "find_weights",
+    "protocol_of",
+    "score",
+]

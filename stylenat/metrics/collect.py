@@ -8,8 +8,8 @@ Legend: B batch, H height, W width, N images, D features.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,7 +21,7 @@ from stylenat.distributed import all_gather, all_reduce_sum_, rank, world_size
 from stylenat.metrics.features import FeatureNetwork
 from stylenat.metrics.frechet import Gaussian, Moments
 from stylenat.metrics.swd import Patches, normalised
-from stylenat.models import Generator
+from stylenat.models import Generator as Network
 from stylenat.progress import progress_bar
 from stylenat.sampling import generate
 
@@ -70,15 +70,34 @@ class FeatureCollector:
 
 
 class PatchCollector:
-    """Patches of the first `num` images, for SWD."""
+    """Patches of the first `num` images, for SWD, all of which must have the side `resolution`.
 
-    def __init__(self, resolution: int, num: int, *, seed: int, device: torch.device) -> None:
+    `place` says where the image at a position is, for messages.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        num: int,
+        *,
+        seed: int,
+        device: torch.device,
+        place: Callable[[int], str] = "image {}".format,
+    ) -> None:
         self.resolution = resolution
         self.num = num
         self.device = device
+        self.place = place
         self.patches = Patches(resolution, seed=seed)
 
     def add(self, images_B3HW: Tensor, positions: Sequence[int]) -> None:
+        height, width = images_B3HW.shape[2:]
+        if (height, width) != (self.resolution, self.resolution):
+            raise ValueError(
+                f"swd takes images of one size, {self.resolution}x{self.resolution}: "
+                f"{self.place(positions[0])} is {width}x{height}; make them one size with "
+                "`stylenat prepare`"
+            )
         first = [place for place, position in enumerate(positions) if position < self.num]
         if first:
             taken_B3HW = images_B3HW[first].to(self.device)
@@ -105,7 +124,7 @@ def interleaved(parts: Sequence[Tensor]) -> Tensor:
 
 
 def collect(
-    batches_B3HW: Iterable[Tensor],
+    batches_B3HW: Generator[Tensor, None, None],
     num: int,
     collectors: Sequence[Collector],
     *,
@@ -114,11 +133,12 @@ def collect(
 ) -> None:
     """Feed this rank's batches of `num` images; a progress bar where there is a description.
 
+    Whatever reads the batches has ended when this returns or raises.
     Raises Stopped, on all ranks, where `stopped` was true on one of them between two batches.
     """
     positions = own_positions(num)
     seen, is_stopped = 0, False
-    with _bar(description, len(positions)) as advance:
+    with closing(batches_B3HW), _bar(description, len(positions)) as advance:
         for images_B3HW in batches_B3HW:
             own = positions[seen : seen + len(images_B3HW)]
             for collector in collectors:
@@ -151,17 +171,17 @@ def _collective_device(collectors: Sequence[Collector]) -> torch.device:
 
 
 def generated(
-    generator: Generator, first_seed: int, num: int, *, batch: int, **settings: Any
-) -> Iterator[Tensor]:
+    network: Network, first_seed: int, num: int, *, batch: int, **settings: Any
+) -> Generator[Tensor, None, None]:
     """This rank's share of `num` generated images, uint8 [B, 3, H, W]: seeds from `first_seed`."""
     seeds = [first_seed + position for position in own_positions(num)]
-    for images_BHW3 in generate(generator, seeds, batch=batch, **settings):
+    for images_BHW3 in generate(network, seeds, batch=batch, **settings):
         yield images_BHW3.permute(0, 3, 1, 2).contiguous()
 
 
 def read(
     source: ImageSource, indices: Sequence[int], *, batch: int, workers: int
-) -> Iterator[Tensor]:
+) -> Generator[Tensor, None, None]:
     """This rank's share of the data set's images at `indices`, uint8 [B, 3, H, W], in order."""
     own = [int(indices[position]) for position in own_positions(len(indices))]
     return read_batches(source, own, batch=batch, workers=workers)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Generator as Batches
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from stylenat.metrics.reference import (
 from stylenat.metrics.scores import Scores
 from stylenat.metrics.weights import WEIGHTS, find_weights, sha256_of
 from stylenat.models import Generator
+from stylenat.sampling import SEED_LIMIT
 
 FEWEST = {"fid": 2, "kid": 2, "pr": precision_recall.NEIGHBOURS + 1, "swd": 1}
 
@@ -130,19 +132,11 @@ class Evaluator:
         }
         side = 0 if self.patches is None else _side(images)
         batches = read(images, indices, batch=self.batch, workers=self.workers)
-        return self._score(batches, len(indices), side, subject, "Images")
+        place = _places(images, indices)
+        return self._score(batches, len(indices), side, subject, "Images", place=place)
 
     def _check(self, data: ImageSource | None, reference: str | Path | None) -> None:
-        if not self.metrics:
-            raise ValueError(f"there must be a metric: one or more of {', '.join(METRICS)}")
-        for name in self.metrics:
-            if name not in METRICS:
-                raise ValueError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
-        if self.mode not in WEIGHTS:
-            raise ValueError(f"the mode must be one of {', '.join(WEIGHTS)}: {self.mode}")
-        if self.seed < 0:
-            raise ValueError(f"the seed must be at least 0: {self.seed}")
-        self._require_enough(self.num, "generated (num)")
+        check_settings(self.metrics, num=self.num, mode=self.mode, seed=self.seed)
         if (data is None) == (reference is None):
             raise ValueError("scores need either a data set or a file of reference statistics")
         if data is None and self.metrics != ("fid",):
@@ -154,9 +148,7 @@ class Evaluator:
             self._require_enough(min(len(data), self.num), "of the data set")
 
     def _require_enough(self, count: int, which: str) -> None:
-        for name in self.metrics:
-            if count < FEWEST[name]:
-                raise ValueError(f"{name} takes at least {FEWEST[name]} images {which}: {count}")
+        _require_enough(self.metrics, count, which)
 
     def _measure_reference(self, data: ImageSource) -> None:
         indices = subset(len(data), self.num)
@@ -170,7 +162,8 @@ class Evaluator:
         # First, since it may refuse the images.
         if "swd" in self.metrics:
             num = min(len(indices), swd.MOST_IMAGES)
-            self.patches = PatchCollector(_side(data), num, seed=0, device=self.device)
+            place = _places(data, indices)
+            self.patches = PatchCollector(_side(data), num, seed=0, device=self.device, place=place)
             batches = read(data, indices[:num], batch=self.batch, workers=self.workers)
             collect(batches, num, [self.patches], description=self._bar("Data, swd"))
         if self.network is not None:
@@ -194,12 +187,13 @@ class Evaluator:
 
     def _score(
         self,
-        batches_B3HW: Iterable[Tensor],
+        batches_B3HW: Batches[Tensor, None, None],
         num: int,
         side: int,
         subject: Mapping[str, Any],
         description: str,
         stopped: Callable[[], bool] = lambda: False,
+        place: Callable[[int], str] = "image {}".format,
     ) -> Scores:
         collectors: list[Collector] = []
         features = patches = None
@@ -209,7 +203,8 @@ class Evaluator:
                     f"swd takes images of one size: {side}x{side} against the data's "
                     f"{other}x{other}"
                 )
-            patches = PatchCollector(side, min(num, self.patches.num), seed=1, device=self.device)
+            most = min(num, self.patches.num)
+            patches = PatchCollector(side, most, seed=1, device=self.device, place=place)
             collectors.append(patches)
         if self.network is not None:
             features = FeatureCollector(self.network, keep=self._keeps_features)
@@ -264,6 +259,33 @@ class Evaluator:
             },
         }
         return protocol | {name: settings[name] for name in self.metrics if name in settings}
+
+
+def check_settings(metrics: Sequence[str], *, num: int, mode: str, seed: int) -> None:
+    """Raises ValueError for what can be refused before any network or image is there."""
+    if not metrics:
+        raise ValueError(f"there must be a metric: one or more of {', '.join(METRICS)}")
+    for name in metrics:
+        if name not in METRICS:
+            raise ValueError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
+    if mode not in WEIGHTS:
+        raise ValueError(f"the mode must be one of {', '.join(WEIGHTS)}: {mode}")
+    _require_enough(metrics, num, "generated (num)")
+    if seed < 0:
+        raise ValueError(f"the seed must be at least 0: {seed}")
+    if (seed + 1) * num > SEED_LIMIT["torch"]:
+        raise ValueError(f"the seed is too large for {num:,} images: (seed + 1) * num > 2**63")
+
+
+def _require_enough(metrics: Sequence[str], count: int, which: str) -> None:
+    for name in metrics:
+        if count < FEWEST[name]:
+            raise ValueError(f"{name} takes at least {FEWEST[name]} images {which}: {count}")
+
+
+def _places(images: ImageSource, indices: Sequence[int]) -> Callable[[int], str]:
+    """Where the image at a position is, of those at `indices`."""
+    return lambda position: images.place(indices[position])
 
 
 def swd_scores(ours: PatchCollector, theirs: PatchCollector) -> dict[str, float]:

@@ -7,6 +7,10 @@ Legend: B batch, H height, W width, N patches, D their values: 3 channels of 7x7
 
 from __future__ import annotations
 
+import math
+import tempfile
+from typing import IO
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -20,6 +24,7 @@ PATCHES_PER_IMAGE = 128
 DIRECTIONS = 512
 DIRECTIONS_AT_ONCE = 32
 MOST_IMAGES = 16_384
+IN_MEMORY_BYTES = 256 * 2**20  # of a level's patches; more go to a temporary file
 
 
 def pyramid_resolutions(resolution: int) -> list[int]:
@@ -61,27 +66,38 @@ def _blur(images_B3HW: Tensor) -> Tensor:
 class Patches:
     """Random 7x7 patches of every level, added batch by batch: 128 of an image and level.
 
-    Which ones depends on the seed and the image's position among all, not on batch or rank.
+    Which ones depends on the seed and the image's position among all, not on batch or rank. At
+    256x256 they are 6 GB of the 16,384 images: each level is in a file of its own, and read when
+    its turn comes.
     """
 
     def __init__(self, resolution: int, *, seed: int) -> None:
         self.resolutions = pyramid_resolutions(resolution)
         self.seed = seed
-        self.levels: list[list[Tensor]] = [[] for _ in self.resolutions]
+        self.levels: list[IO[bytes]] = [
+            tempfile.SpooledTemporaryFile(max_size=IN_MEMORY_BYTES)  # noqa: SIM115 (kept)
+            for _ in self.resolutions
+        ]
 
     def add(self, images_B3HW: Tensor, positions: list[int]) -> None:
         """Take patches of uint8 images [B, 3, H, W] at these positions among all."""
         pyramid = laplacian_pyramid(images_B3HW, len(self.resolutions))
-        for taken, level_B3HW in zip(self.levels, pyramid, strict=True):
+        for file, level_B3HW in zip(self.levels, pyramid, strict=True):
             side = level_B3HW.shape[-1]
             corners = [_corners(side, (self.seed, position, side)) for position in positions]
             corners_BP2 = torch.from_numpy(np.stack(corners)).to(level_B3HW.device)
-            taken.append(cut_patches(level_B3HW, corners_BP2).cpu())
+            file.write(cut_patches(level_B3HW, corners_BP2).cpu().numpy().tobytes())
 
     def first(self, place: int, images: int) -> Tensor:
         """[N, 3, 7, 7]: a level's patches of this rank's first images, on the CPU."""
-        empty = torch.empty(0, 3, PATCH, PATCH)
-        return torch.cat([empty, *self.levels[place]])[: images * PATCHES_PER_IMAGE]
+        file, shape = self.levels[place], (3, PATCH, PATCH)
+        end = file.tell()
+        file.seek(0)
+        data = bytearray(min(end, images * PATCHES_PER_IMAGE * 4 * math.prod(shape)))
+        file.readinto(data)  # type: ignore[attr-defined]
+        file.seek(end)
+        patches = torch.frombuffer(data, dtype=torch.float32) if data else torch.empty(0)
+        return patches.view(-1, *shape)
 
 
 def _corners(side: int, seed: tuple[int, ...]) -> np.ndarray:

@@ -277,7 +277,8 @@ class Run:
         for name in ("G", "D"):
             count = sum(p.numel() for p in getattr(state, name).parameters())
             log.info("%s: %.3f M parameters", name, count / 1e6)
-        log.info("data: %s", self.source.describe())
+        for sentence in (self.source.describe(), *self.source.remarks):
+            log.info("data: %s", sentence)
         log.info(
             "%d images a step on %d x %s, %s, to %g kimg, in %s",
             config.batch,

@@ -63,7 +63,7 @@ def open_training_images(config: RunConfig) -> ImageSource:
         resolution=config.model.generator.resolution,
         resize=config.data.resize,
         max_images=config.data.max_images,
-        seed=config.train.seed,
+        seed=config.data.seed,
     )
     if len(source) < config.train.batch:
         raise ValueError(
