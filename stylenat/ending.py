@@ -7,6 +7,8 @@ ends the process if the main thread does not do so in time:
 - 25 s after a first signal, beyond the longest step or save so far;
 - 3 s after a second one;
 - 25 s after an error, or after the command's last line, if something still keeps the process.
+
+The environment variable STYLENAT_STOP_TIMEOUT sets other seconds in place of the 25.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-FIRST_SECONDS = 25.0
+VARIABLE, FIRST_SECONDS = "STYLENAT_STOP_TIMEOUT", 25.0
 SECOND_SECONDS = 3.0
 # torchrun passes a signal on to its ranks, and a terminal sends it to all processes: one request.
 SAME_REQUEST_SECONDS = 1.0
@@ -69,7 +71,7 @@ def hurry(exit_code: int = 1) -> None:
     Does nothing outside of `ending_in_time`.
     """
     if _watch is not None:
-        _watch.end_within(FIRST_SECONDS, exit_code, "its work was over, and something kept it")
+        _watch.end_within(_watch.patience, exit_code, "its work was over, and something kept it")
 
 
 @contextmanager
@@ -105,6 +107,7 @@ class _Watch(threading.Thread):
         self.read_end, self.write_end = os.pipe()
         for end in (self.read_end, self.write_end):
             os.set_blocking(end, False)
+        self.patience = seconds_from(VARIABLE, FIRST_SECONDS)
         self.slowest = 0.0
         self.is_over = False
         self.deadline = math.inf
@@ -129,7 +132,7 @@ class _Watch(threading.Thread):
         name = signal.Signals(number).name
         if self.asked_by is None:
             self.asked_by = number
-            seconds = FIRST_SECONDS + self.slowest
+            seconds = self.patience + self.slowest
             self._wait_until(now + seconds, 128 + number, f"{name} had come {seconds:.0f} s before")
         elif "RANK" not in os.environ or now - self.asked_at > SAME_REQUEST_SECONDS:
             self._wait_until(now + SECOND_SECONDS, 128 + self.asked_by, f"a second signal, {name}")

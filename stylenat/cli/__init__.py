@@ -74,7 +74,10 @@ for command in (prepare, train, convert, bench, doctor, sample, fid):
 
 def run() -> None:
     """The program: `main`, and an end in time whatever happens."""
-    end_in_time()
+    try:
+        end_in_time()
+    except ValueError as error:
+        raise SystemExit(f"Error: {error}") from error
     exit_code = 1
     try:
         main(prog_name="stylenat")

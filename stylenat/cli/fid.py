@@ -62,6 +62,13 @@ if TYPE_CHECKING:
     help="Which images to generate: seed s takes the seeds from s * num on.",
 )
 @click.option("--batch", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="How many processes read images; with 0, the command itself does.",
+)
 @DEVICE
 @DTYPE
 @COMPILE
@@ -85,6 +92,7 @@ def fid(
     trunc: float,
     seed: int,
     batch: int,
+    workers: int,
     device: str,
     dtype_name: str,
     compiled: bool,
@@ -131,6 +139,7 @@ def fid(
             truncation_psi=trunc,
             seed=seed,
             batch=batch,
+            workers=workers,
             dtype=DTYPES[dtype_name],
             compiled=compiled,
             tell=click.echo if is_main() else lambda _: None,

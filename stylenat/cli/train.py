@@ -6,19 +6,19 @@ from pathlib import Path
 
 import click
 
-from stylenat.cli.options import DEVICE
+from stylenat.cli.options import DEVICE, UserPath
 
 STOPPED = 128  # and the signal's number, as a shell has it
 
 
 @click.command()
-@click.argument("config_path", metavar="CONFIG", type=click.Path(path_type=Path))
+@click.argument("config_path", metavar="CONFIG", type=UserPath())
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--run-dir",
-    type=click.Path(path_type=Path),
+    type=UserPath(),
     metavar="DIR",
-    help="The run's folder; one that holds a run continues it. Default: a new, numbered one.",
+    help="The run's folder; if it holds a run, that one continues.  [default: a new, numbered one]",
 )
 @DEVICE
 @click.option("--dry-run", is_flag=True, help="Show what would be trained, and stop.")

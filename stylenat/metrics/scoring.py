@@ -12,6 +12,7 @@ from stylenat.config import load_run_config
 from stylenat.config.files import user_path
 from stylenat.data import ImageSource, open_images
 from stylenat.data.images import Filter
+from stylenat.data.opening import FACES
 from stylenat.metrics.evaluate import Evaluator, check_settings
 from stylenat.metrics.scores import Scores
 from stylenat.sampling import compile_synthesis, is_model, load_model
@@ -74,6 +75,7 @@ def score(
     truncation_psi: float = 1.0,
     seed: int = 0,
     batch: int = 32,
+    workers: int = 2,
     dtype: torch.dtype = torch.float32,
     compiled: bool = False,
     tell: Callable[[str], None] = lambda remark: None,
@@ -85,6 +87,9 @@ def score(
     ranks.
     """
     check_settings(protocol.metrics, num=protocol.num, mode=protocol.mode, seed=seed)
+    for path in (protocol.data, protocol.weights, protocol.reference):
+        if path is not None and not str(path).startswith(FACES):
+            user_path(str(path)).stat()  # raises OSError, before anything large is read
     generator = load_model(model, device, which=snapshot) if is_model(model) else None
     images = open_images(model) if generator is None else None
     if compiled:
@@ -107,6 +112,7 @@ def score(
         device=device,
         seed=seed,
         batch=batch,
+        workers=workers,
     )
     if generator is not None:
         return evaluator(generator, truncation_psi=truncation_psi, dtype=dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import time
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -14,7 +15,7 @@ from stylenat.config import private_folder, replacing
 from stylenat.distributed import is_main, main_first
 from stylenat.progress import progress_bar
 
-TIMEOUT_SECONDS = 20
+SILENT_SECONDS, ALL_SECONDS = 20, 1200  # of a server that says nothing, and of one that trickles
 BLOCK = 1 << 20
 
 log = logging.getLogger(__name__)
@@ -121,15 +122,18 @@ def _download(published: Weights, path: Path) -> None:
 def _fetch(published: Weights, path: Path) -> None:
     request = Request(published.url, headers={"User-Agent": "stylenat"})
     with (
-        urlopen(request, timeout=TIMEOUT_SECONDS) as response,
+        urlopen(request, timeout=SILENT_SECONDS) as response,
         path.open("wb") as file,
         progress_bar(f"Downloading {published.name} (MB)", published.size // BLOCK) as advance,
     ):
-        while block := response.read(BLOCK):
+        start = time.monotonic()
+        while block := response.read1(BLOCK):
+            if time.monotonic() - start > ALL_SECONDS:
+                raise ValueError(f"{published.url} took longer than {ALL_SECONDS} s")
             if file.tell() + len(block) > published.size:
                 raise ValueError(f"{published.url} gave more than {published.size:,} bytes")
+            advance((file.tell() + len(block)) // BLOCK - file.tell() // BLOCK)
             file.write(block)
-            advance(1)
 
 
 def _how_to_get(published: Weights, path: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from stylenat.config import RunConfig
+from stylenat.config.files import check_can_fill
 from stylenat.data import ImageSource, Interrupted, training_batches
 from stylenat.distributed import (
     START_TIMEOUT_SECONDS,
@@ -67,6 +68,7 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
     # What can be wrong is found out first.
     check_batch(config)
     step_seconds = step_timeout_seconds()
+    run_on_main(lambda: check_can_fill(run_dir))
     source = open_training_images(config)
     folder = RunFolder(run_dir)
     with ExitStack() as stack:

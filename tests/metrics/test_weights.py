@@ -62,6 +62,20 @@ def test_download_that_is_not_the_file_leaves_nothing(server, cache, body):
     assert list(cache.iterdir()) == []
 
 
+def test_a_server_that_trickles_is_given_up(server, cache, monkeypatch):
+    """Each byte comes in time, and the file would never be whole."""
+
+    class Trickling(io.BytesIO):
+        def read1(self, size=-1):
+            return super().read1(1)
+
+    monkeypatch.setattr(module, "urlopen", lambda *_, **__: Trickling(CONTENT))
+    monkeypatch.setattr(module, "ALL_SECONDS", 0)
+    with pytest.raises(ValueError, match="took longer than 0 s"):
+        find_weights("legacy_pytorch")
+    assert list(cache.iterdir()) == []
+
+
 @pytest.mark.parametrize("mode", list(WEIGHTS))
 def test_without_a_network_the_error_says_what_to_get_and_where_to_put_it(monkeypatch, cache, mode):
     def urlopen(*_, **__):
@@ -127,10 +141,10 @@ def test_every_folder_that_is_made_is_the_user_s_alone(server, tmp_path, monkeyp
 
 def test_a_download_that_breaks_off_leaves_nothing(server, cache, monkeypatch):
     class Breaking(io.BytesIO):
-        def read(self, size: int = -1) -> bytes:
+        def read1(self, size: int = -1) -> bytes:
             if self.tell():
                 raise ConnectionResetError("connection reset by peer")
-            return super().read(10)
+            return super().read1(10)
 
     monkeypatch.setattr(module, "urlopen", lambda *_, **__: Breaking(CONTENT))
     with pytest.raises(ValueError, match=r"could not be downloaded \(connection reset by peer"):

@@ -78,7 +78,7 @@ def lines_of(run: Path) -> int:
 def wait_for_steps(run: Path, count: int) -> None:
     """Until so many more steps have been logged."""
     target = lines_of(run) + count
-    wait_until(lambda: lines_of(run) >= target, seconds=120)
+    wait_until(lambda: lines_of(run) >= target, seconds=300)
 
 
 def children(parent: int) -> list[int]:

@@ -45,9 +45,9 @@ def test_a_slurm_job_whose_time_is_up_saves_and_goes_back_to_the_queue(tmp_path,
     )
     try:
         if time_is_up:
-            wait_until(lambda: lines_of(run) > 3, seconds=120)
+            wait_until(lambda: lines_of(run) > 3, seconds=300)
             job.send_signal(signal.SIGUSR1)
-        seconds, errors = job.end(seconds=120)
+        seconds, errors = job.end(seconds=300)
     finally:
         if job.poll() is None:
             os.killpg(job.pid, signal.SIGKILL)

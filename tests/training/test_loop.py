@@ -17,8 +17,9 @@ import torch
 
 import stylenat as package
 from stylenat.training import loop
-from stylenat.training.checkpoint import checkpoints, load_checkpoint
+from stylenat.training.checkpoint import checkpoints, load_checkpoint, save_checkpoint
 from stylenat.training.loop import train
+from tests.data.writers import png, write_folder
 from tests.training.test_checkpoint import flat
 from tests.training.tiny import command, environment, stylenat, tiny, write_tiny
 
@@ -159,7 +160,7 @@ def test_a_signal_to_all_processes_ends_the_run_in_order(tmp_path, number):
         text=True,
         start_new_session=True,
     )
-    wait_until((run / "stats.jsonl").exists, seconds=60)
+    wait_until((run / "stats.jsonl").exists, seconds=300)
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 128 + number, errors
@@ -213,3 +214,56 @@ def test_relativistic_loss_with_both_penalties_trains(tmp_path):
     }
     assert train(tiny(train=settings), tmp_path / "run", CPU) is None
     assert {"r1", "r2"} <= statistics(tmp_path / "run")[-1].keys()
+
+
+# The data of a run that is continued
+
+
+def continued_after(tmp_path, change, **data) -> str:
+    """The log of a run's second start, before which `change` was made to its folder of images."""
+    files = {f"{i:02d}.png": png(i, 16, 16) for i in range(16)}
+    folder = tmp_path / "images"
+    path = write_folder(folder, files)
+    run = tmp_path / "run"
+    assert train(tiny(data={"path": path}, train={"total_kimg": 0.016}), run, CPU) is None
+    change(folder)
+    assert train(tiny(data={"path": path, **data}, train={"total_kimg": 0.032}), run, CPU) is None
+    return (run / "log.txt").read_text().split("done: 0.016 kimg", 1)[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: (folder / "16.png").write_bytes(png(16, 16, 16)),
+        lambda folder: (folder / "07.png").unlink(),
+        lambda folder: (folder / "07.png").write_bytes(png(99, 16, 16)),
+        lambda folder: (folder / "07.png").rename(folder / "17.png"),
+    ],
+    ids=["added", "removed", "replaced", "renamed"],
+)
+def test_data_that_changed_under_a_run_are_a_warning(tmp_path, change):
+    log = continued_after(tmp_path, change)
+    assert "the data have changed since the last checkpoint: images, 16 images, fingerprint" in log
+    assert log.count("training goes on with what is there now") == 1
+
+
+def test_another_data_set_is_a_warning(tmp_path):
+    log = continued_after(tmp_path, lambda _: None, path="faces:64")
+    assert "images, 16 images" in log
+    assert "faces:64, 64 images" in log
+
+
+def test_data_that_are_the_same_are_no_warning(tmp_path):
+    assert "have changed" not in continued_after(tmp_path, lambda _: None)
+
+
+def test_a_checkpoint_that_names_no_data_set_is_continued(tmp_path):
+    """As those of earlier versions."""
+    run = tmp_path / "run"
+    assert train(tiny(train={"total_kimg": 0.016}), run, CPU) is None
+    path = checkpoints(run / "checkpoints")[0]
+    content = load_checkpoint(path)
+    del content["data"]
+    save_checkpoint(path.parent, content, keep=2)
+    assert train(tiny(train={"total_kimg": 0.032}), run, CPU) is None
+    assert "have changed" not in (run / "log.txt").read_text()
