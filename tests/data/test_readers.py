@@ -6,6 +6,7 @@ import json
 import math
 import os
 import tempfile
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -383,6 +384,22 @@ def test_runs_among_the_data_are_left_out(tmp_path):
             "left out 1 file that is no image of a known format: 1 .yaml",
             "left out 2 run folders: old, runs/0001-x",
         )
+
+
+def test_a_sheet_s_name_on_a_member_without_bound_unpacks_nothing(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("grid.png", bytes(100_000_000))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"grid\.png is packed by another method than deflate"):
+        open_images(str(tmp_path / "x.zip"))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10_000_000
+
+
+def test_many_configs_in_a_zip_take_no_time(tmp_path):
+    files = {f"{i}/config.yaml": b"" for i in range(20_000)} | {"a.png": png(0)}
+    assert len(open_images(write_zip(tmp_path / "x.zip", files))) == 1
 
 
 @pytest.mark.parametrize("inside", ["", "samples", "checkpoints", "snapshots"])

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from stylenat.cli import main
+from stylenat.data import open_images
 from stylenat.export import save_generator
 from stylenat.sampling import generate
 from tests.sampling.tiny import tiny_generator
@@ -51,6 +52,14 @@ def test_a_png_a_seed_and_a_sheet_of_them(model, tmp_path):
     assert np.array_equal(sheet[:16, 16:32], found[1])
     assert np.array_equal(sheet[16:, :16], found[3])
     assert not sheet[16:, 32:].any()
+
+
+def test_what_it_leaves_is_a_data_set_of_the_images_alone(model, tmp_path):
+    out = tmp_path / "out"
+    assert sample(model, "--seeds=0-4", "--outdir", out).exit_code == 0
+    images = open_images(str(out), resolution=16)
+    assert [images.name(i) for i in range(len(images))] == [f"seed{i:04d}.png" for i in range(5)]
+    assert images.remarks == ("left out 1 contact sheet: grid.png",)
 
 
 def test_sheet_is_of_the_first_seeds_and_can_be_left_out(model, tmp_path):
