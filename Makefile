@@ -1,7 +1,7 @@
 # The environment: .venv, or the one that STYLENAT_ENV names (see scripts/setup.sh).
 ENV := $(or $(STYLENAT_ENV),.venv)
 
-.PHONY: check test bench format setup
+.PHONY: check test bench format setup constraints
 
 check: ## lint, format, types and tests: what CI runs
 	.ci/run
@@ -23,3 +23,7 @@ format: setup
 
 setup:
 	scripts/setup.sh
+
+constraints: ## the versions of today for all; begin without .venv, and run the tests afterwards
+	STYLENAT_CONSTRAINTS=none scripts/setup.sh
+	$(ENV)/bin/python scripts/constraints.py

@@ -4,6 +4,13 @@
 #
 # STYLENAT_ENV=PREFIX   install into this environment instead (an absolute path, such as
 #                       $VIRTUAL_ENV or $CONDA_PREFIX); the other scripts follow it too.
+# STYLENAT_CONSTRAINTS=...   which versions to install; remembered in the environment.
+#     tested    those of constraints.txt, which the tests passed with (the default). An
+#               environment that STYLENAT_ENV names is yours: a package that it has already (your
+#               torch, say) stays as it is if requirements.txt allows that, and constraints.txt
+#               decides about the others alone
+#     FILE      those of another file of constraints, as pip has them; in STYLENAT_ENV too
+#     none      no constraints: a fresh environment gets the newest of everything
 # STYLENAT_NATTEN=...   what to do about NATTEN; remembered in the environment.
 #     python    pure Python, in seconds, whatever GPU is visible (the default)
 #     build     compile libnatten, its CUDA kernels: about 130 core-minutes for one GPU
@@ -11,6 +18,7 @@
 #     *.whl     install this prebuilt wheel: a path, or a URL out of https://natten.org/install
 #     skip      leave NATTEN alone
 set -euo pipefail
+called_from=$PWD
 cd "$(dirname "$0")/.."
 
 env=${STYLENAT_ENV:-$PWD/.venv}
@@ -19,7 +27,11 @@ stamp=$env/.stylenat-setup
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { say "$*" >&2; exit 1; }
-pip() { "$python" -m pip install --quiet --no-input --disable-pip-version-check "$@"; }
+constrained=() # -c FILE, once it is known
+pip() {
+    "$python" -m pip install --quiet --no-input --disable-pip-version-check \
+        ${constrained[@]+"${constrained[@]}"} "$@"
+}
 
 # The newest Python on the path that is new enough and can make environments.
 find_python() {
@@ -38,8 +50,31 @@ find_python() {
 
 # All that the installation depends on.
 fingerprint() {
-    { cat requirements.txt requirements-dev.txt pyproject.toml scripts/setup.sh
+    { cat requirements.txt requirements-dev.txt pyproject.toml scripts/setup.sh "$constraints"
       echo "$PWD" */__init__.py; "$python" -V; } | cksum
+}
+
+# The constraints that this installation follows, into a file of the environment.
+write_constraints() {
+    if [ "$chosen" = tested ] && [ -n "${STYLENAT_ENV:-}" ]; then
+        "$python" - "$constraints" <<'PYTHON'
+import re
+import sys
+from importlib.metadata import distributions
+
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+present = {plain(found.metadata["Name"]) for found in distributions() if found.metadata["Name"]}
+for line in open(sys.argv[1], encoding="utf-8"):
+    if plain(line.partition("==")[0].strip()) not in present:
+        print(line, end="")
+PYTHON
+    else
+        cat "$constraints"
+    fi >"$env/.stylenat-constraints"
 }
 
 # Exits 0 if NATTEN has its CUDA kernels; prints what it has.
@@ -75,7 +110,8 @@ install_natten() {
         build)
             pip cmake
             PATH="$env/bin:$PATH" pip --force-reinstall --no-binary natten "${from_source[@]}" ;;
-        *) pip --no-deps --force-reinstall "$1" ;;
+        *) constrained=() # a wheel has a version of its own
+            pip --no-deps --force-reinstall "$1" ;;
     esac
     state=$(describe_natten) || libnatten=no
     say "$state"
@@ -95,6 +131,17 @@ check_compiler() {
         "it (Debian: apt-get install python3-dev); everything else works"
 }
 
+chosen=${STYLENAT_CONSTRAINTS:-$(sed -n 3p "$stamp" 2>/dev/null || true)}
+chosen=${chosen:-tested}
+case $chosen in
+    none) constraints=/dev/null ;;
+    tested) constraints=constraints.txt ;;
+    /*) constraints=$chosen ;;
+    *) constraints=$called_from/$chosen chosen=$called_from/$chosen ;;
+esac
+[ -r "$constraints" ] && [ ! -d "$constraints" ] || die "STYLENAT_CONSTRAINTS=$chosen: there is no" \
+    "such file; give a file of constraints, tested or none"
+
 natten=${STYLENAT_NATTEN:-$(sed -n 2p "$stamp" 2>/dev/null || true)}
 natten=${natten:-python}
 case $natten in
@@ -104,7 +151,7 @@ case $natten in
 esac
 
 if [ -x "$python" ]; then
-    wanted=$(fingerprint)$'\n'$natten
+    wanted=$(fingerprint)$'\n'$natten$'\n'$chosen
     [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ] || exit 0
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         die "StyleNAT needs Python 3.11 or newer; $env has $("$python" -V)"
@@ -116,6 +163,9 @@ else
     "$base" -m venv .venv
 fi
 
+write_constraints
+[ "$chosen" = none ] || constrained=(-c "$env/.stylenat-constraints")
+
 say "installing into $env (on a fresh one: several GB, most of it torch)"
 pip -r <(grep -v '^natten' requirements.txt) -r requirements-dev.txt
 # What was compiled or fetched once on request stays; only a new request does it again.
@@ -126,5 +176,5 @@ else
 fi
 pip --no-deps --no-build-isolation --editable .
 check_compiler
-printf '%s\n%s\n' "$(fingerprint)" "$natten" >"$stamp"
+printf '%s\n%s\n%s\n' "$(fingerprint)" "$natten" "$chosen" >"$stamp"
 say "done"

@@ -1,5 +1,7 @@
 """The `stylenat` command: what it prints, and how it fails."""
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -120,16 +122,17 @@ def test_refused_file_ends_in_one_sentence_and_leaves_out_as_it_was(tmp_path):
 
 def test_system_s_errors_name_the_file(tmp_path):
     absent = tmp_path / "absent.pt"
-    assert one_error(run("convert", absent, "x"), 1) == f"{absent}: No such file or directory"
-    assert one_error(run("convert", tmp_path, "x"), 1) == f"{tmp_path}: Is a directory"
+    missing, a_folder = os.strerror(errno.ENOENT), os.strerror(errno.EISDIR)
+    assert one_error(run("convert", absent, "x"), 1) == f"{absent}: {missing}"
+    assert one_error(run("convert", tmp_path, "x"), 1) == f"{tmp_path}: {a_folder}"
     official = save(tmp_path, official_weights())
     config = tmp_path / "absent.yaml"
     error = one_error(run("convert", official, "x", "--config", config), 1)
-    assert error == f"{config}: No such file or directory"
+    assert error == f"{config}: {missing}"
     folder = tmp_path / "absent"
     error = one_error(run("convert", official, folder / "x"), 1)
-    assert error == f"{folder}: No such file or directory"
-    assert one_error(run("convert", official, tmp_path), 1) == f"{tmp_path}: Is a directory"
+    assert error == f"{folder}: {missing}"
+    assert one_error(run("convert", official, tmp_path), 1) == f"{tmp_path}: {a_folder}"
 
 
 def test_config_and_its_overrides_are_passed_on(tmp_path):
@@ -147,10 +150,10 @@ def test_config_and_its_overrides_are_passed_on(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "Missing argument 'OFFICIAL'"),
-        (["a.pt"], "Missing argument 'OUT'"),
-        (["a.pt", "b", "--which", "ema"], "'ema' is not one of 'g_ema', 'g', 'd'"),
-        (["a.pt", "b", "--configs", "c"], "No such option '?--configs"),
+        ([], "OFFICIAL"),
+        (["a.pt"], "OUT"),
+        (["a.pt", "b", "--which", "ema"], "'ema'.*'g_ema'"),
+        (["a.pt", "b", "--configs", "c"], "--configs"),
         (["a.pt", "b", "x=1"], "KEY=VALUE changes --config, and there is none: x=1"),
     ],
 )

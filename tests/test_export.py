@@ -1,6 +1,9 @@
 """Models in safetensors files: what comes back, and what is refused."""
 
+import errno
 import json
+import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -164,21 +167,23 @@ def test_failed_save_leaves_the_old_file_and_nothing_else(saved, monkeypatch):
     def fail(path: Path, data: bytes) -> None:
         with path.open("wb") as file:
             file.write(data[: len(data) // 2])
-        raise OSError(28, "No space left on device", str(path))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     before = saved.read_bytes()
     monkeypatch.setattr(Path, "write_bytes", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=re.escape(os.strerror(errno.ENOSPC))):
         save_generator(tiny_generator(), saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 
 
 def test_folder_that_is_not_there_is_the_system_s_error(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"absent'$"):
+    with pytest.raises(FileNotFoundError) as missing:
         save_generator(tiny_generator(), tmp_path / "absent" / "model.safetensors")
-    with pytest.raises(IsADirectoryError, match=f"{tmp_path}'$"):
+    with pytest.raises(IsADirectoryError) as a_folder:
         save_generator(tiny_generator(), tmp_path)
+    assert missing.value.filename == str(tmp_path / "absent")
+    assert a_folder.value.filename == str(tmp_path)
 
 
 def test_mode_of_the_file_follows_the_umask(saved):
@@ -277,7 +282,7 @@ def test_discriminator_is_no_generator_and_the_other_way_round(saved):
 def test_config_of_another_network_is_refused_at_once(change, saved):
     start = time.perf_counter()
     refusal(rewrite(saved, config=json.dumps(to_dict(CONFIG) | change)))
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 60  # seconds: to build it would take hours, and all memory
 
 
 def test_blocks_beyond_the_tensors_are_refused_before_they_are_built(saved):

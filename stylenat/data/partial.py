@@ -9,6 +9,7 @@ journal line and its bytes are whole.
 from __future__ import annotations
 
 import json
+import os
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -153,8 +154,9 @@ class PartialZip:
 
 
 def partial_folder(dest: Path) -> Path:
-    """Where the zip lies until it is whole."""
-    return dest.with_name(f".{dest.name}.partial")
+    """Where the zip lies until it is whole: beside it, since only there a rename is one step."""
+    place = Path(os.path.realpath(dest)) if dest.is_symlink() else dest
+    return place.with_name(f".{place.name}.partial")
 
 
 def _parsed(line: bytes) -> Entry | None:

@@ -141,7 +141,7 @@ class ZipSource(NamedFiles):
         listing = Listing()
         run_folders = _run_folders(members)
         for name in members:
-            if not any(folder in run_folders for folder in _folders(name)):
+            if not (run_folders and run_folders.intersection(_folders(name))):
                 listing.add(name, self._first_bytes)
         listing.run_folders += run_folders
         for name in () if listing.images else members:
@@ -151,6 +151,8 @@ class ZipSource(NamedFiles):
         super().__init__(path, listing)
 
     def _first_bytes(self, name: str) -> bytes:
+        if self.archive().getinfo(name).compress_type not in BOUNDED_METHODS:
+            return b""
         try:
             with self.archive().open(name) as file:
                 return file.read(READ_BYTES)
@@ -197,14 +199,14 @@ def _folders(name: str) -> Iterator[str]:
         yield name[:end]
 
 
-def _run_folders(members: Iterable[str]) -> list[str]:
+def _run_folders(members: Iterable[str]) -> set[str]:
     """The folders of a zip that `stylenat train` made."""
-    names = set(map(normal, members))
-    found = []
-    for name in names:
+    configs, others = set(), set()
+    for name in map(normal, members):
         folder, _, file = name.rpartition("/")
-        if folder and file == "config.yaml":
-            inside = [n for n in names if n.startswith(f"{folder}/checkpoints/")]
-            if inside or f"{folder}/stats.jsonl" in names:
-                found.append(folder)
-    return found
+        if file == "config.yaml":
+            configs.add(folder)
+        elif file == "stats.jsonl":
+            others.add(folder)
+        others.update(f.rpartition("/")[0] for f in _folders(name) if f.endswith("/checkpoints"))
+    return (configs & others) - {""}

@@ -145,7 +145,7 @@ def test_every_source_can_be_pickled_after_it_was_read(tmp_path):
 def test_odd_metadata_makes_no_noise(tmp_path):
     exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x05junk"  # five entries, and no room for one
     data = encoded(pixels(0), "JPEG", exif=exif)
-    with pytest.warns(UserWarning, match="Corrupt EXIF"):
+    with pytest.warns(UserWarning):  # noqa: PT030 (Pillow's words)
         Image.open(io.BytesIO(data)).getexif()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -125,6 +125,23 @@ def test_two_runs_do_not_write_the_same_zip(tmp_path, folder):
     make(folder, dest)
 
 
+def test_a_zip_behind_a_link_is_made_beside_the_zip(tmp_path, folder):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "x.zip").symlink_to(tmp_path / "disk" / "big.zip")
+    original = module._make
+    seen = set()
+
+    def make_and_look(*arguments: object) -> object:
+        seen.update(tmp_path.rglob("*.partial"))
+        return original(*arguments)
+
+    with patch.object(module, "_make", make_and_look):
+        make(folder, tmp_path / "x.zip")
+    assert seen == {tmp_path / "disk" / ".big.zip.partial"}
+    assert (tmp_path / "x.zip").is_symlink()
+    assert zipfile.is_zipfile(tmp_path / "disk" / "big.zip")
+
+
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_a_warning(tmp_path, folder, number, monkeypatch, caplog):
     def refused(*_: object) -> None:
@@ -189,9 +206,9 @@ def test_a_killed_command_leaves_no_process_and_continues(tmp_path, sent):
         os.killpg(process.pid, sent)
     else:
         process.kill()
-    _, errors = process.communicate(timeout=20)  # when no process holds standard error
+    _, errors = process.communicate(timeout=120)  # when no process holds standard error
     assert errors.split() == ([b"Aborted!"] if sent == signal.SIGINT else [])
-    deadline = time.monotonic() + 5  # a process lets go of standard error before it is gone
+    deadline = time.monotonic() + 60  # a process lets go of standard error before it is gone
     while members_of_session(process.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert members_of_session(process.pid) == []

@@ -159,7 +159,7 @@ def one_error(result: Result, code: int) -> str:
         ("faces:2", "x.zip", "0", "resolution must be positive: 0"),
         ("faces:2", "x.zip", "2", "resolution must lie in 4..1024: 2"),
         ("faces:2", "x.tar", "8", "DEST must be a .zip: x.tar"),
-        ("faces:2", "no/x.zip", "8", "no: No such file or directory"),
+        ("faces:2", "no/x.zip", "8", f"no: {os.strerror(errno.ENOENT)}"),
         ("faces:2", "old.zip", "8", "old.zip exists already; --overwrite replaces it"),
         ("old.zip", "old.zip", "8 --overwrite", "DEST must not be SOURCE: old.zip"),
         ("old.zip", "link.zip", "8 --overwrite", "DEST must not be SOURCE: link.zip"),
@@ -170,7 +170,7 @@ def one_error(result: Result, code: int) -> str:
         ("absent", "x.txt/y.zip", "8", "x.txt: "),
         ("absent", "folder.zip", "8", "folder.zip: "),
         ("absent", "x.zip", "100000", "resolution must be at most 8192: 100000"),
-        ("absent", "x.zip", "8", "absent: No such file or directory"),
+        ("absent", "x.zip", "8", f"absent: {os.strerror(errno.ENOENT)}"),
         ("empty", "x.zip", "8", "empty holds no images"),
         ("old.zip", "x.zip", "8", "old.zip is no zip, or damaged: "),
         (
@@ -207,21 +207,21 @@ def test_what_cannot_be_prepared_is_one_sentence(
         ("", "SOURCE is missing"),
         ("a", "DEST.zip is missing"),
         ("a b.zip", "--resolution is missing"),
-        ("a b.zip --resolution x", "Invalid value for '--resolution'"),
-        ("a b.zip --resolution 8 --filter cubic", "Invalid value for '--filter'"),
-        ("a b.zip --resolution 8 --max-bad -1", "Invalid value for '--max-bad'"),
+        ("a b.zip --resolution x", "'--resolution'"),
+        ("a b.zip --resolution 8 --filter cubic", "'--filter'"),
+        ("a b.zip --resolution 8 --max-bad -1", "'--max-bad'"),
         ("a --verify b.zip", "--verify takes none of the other arguments: source"),
         ("--verify b.zip --max-bad 3", "--verify takes none of the other arguments: --max-bad"),
     ],
 )
 def test_a_misspelt_command_ends_with_code_2(arguments, sentence):
-    assert one_error(run(*arguments.split()), 2).startswith(sentence)
+    assert sentence in one_error(run(*arguments.split()), 2)
 
 
 @pytest.mark.parametrize("seed", [2**63, 10**30, -1])
 def test_a_seed_past_every_use_is_refused_at_once(tmp_path, seed):
     result = run("faces:2", tmp_path / "x.zip", "--resolution", 8, "--seed", seed)
-    assert "Invalid value for '--seed'" in one_error(result, 2)
+    assert "'--seed'" in one_error(result, 2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -271,7 +271,7 @@ def test_a_folder_that_cannot_be_written_is_named_before_the_source_is_opened(tm
 
 def test_verify_names_the_faults_and_ends_with_code_1(tmp_path):
     dest = tmp_path / "x.zip"
-    assert one_error(run("--verify", dest), 1) == f"{dest}: No such file or directory"
+    assert one_error(run("--verify", dest), 1) == f"{dest}: {os.strerror(errno.ENOENT)}"
     run("faces:2", dest, "--resolution", 8, "--workers", 0)
     data = bytearray(dest.read_bytes())
     data[100] ^= 1

@@ -92,7 +92,7 @@ def forge(pickled: bytes, *, compression: int = zipfile.ZIP_STORED, **members: b
     ("pickled", "sentence"),
     [
         (b"\x80\x02cos\nsystem\n(X\x0c\x00\x00\x00touch canaryRtR.", "would call os.system"),
-        (pickle.dumps(HOSTILE["posix.system"], 4), "cannot be read as a checkpoint: Unsupported"),
+        (pickle.dumps(HOSTILE["posix.system"], 4), "cannot be read as a checkpoint: "),
         (pickle.dumps(HOSTILE["posix.system"], 0), "cannot be read|would call"),
         (b"(S'touch canary'\nios\nsystem\n.", "cannot be read as a checkpoint"),
         (b"", "cannot be read as a checkpoint: EOFError"),

@@ -478,7 +478,7 @@ def test_tensor_that_is_not_the_network_s_stops_it_and_is_named(weights, sentenc
 
 def test_sides_that_no_tensor_can_have_are_refused(tmp_path):
     vast = changed(style__1__weight=torch.zeros(1).expand(2**40, 2**20))
-    with pytest.raises(ValueError, match="g_ema: its tensors do not make a network: numel"):
+    with pytest.raises(ValueError, match="g_ema: its tensors do not make a network: "):
         convert(tmp_path, vast)
 
 

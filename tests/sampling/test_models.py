@@ -1,5 +1,7 @@
 """What `load_model` takes: exports, runs, published checkpoints; and what it says of the rest."""
 
+import errno
+import os
 import re
 
 import pytest
@@ -65,7 +67,7 @@ def test_models_are_told_from_images(tmp_path):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda path: path / "absent.pt", "No such file"),
+        (lambda path: path / "absent.pt", os.strerror(errno.ENOENT)),
         (lambda path: path, "is a folder, but no run: it holds no config.yaml"),
         (lambda path: run_folder(path), "is a run without a model yet: no "),
         (lambda path: run_folder(path, "latest"), "is a run without a model yet: no "),
