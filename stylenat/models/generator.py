@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ops.checks import check_number, check_whole, keep_whole
 from ops.neighborhood import backend_names
 from ops.resample import upsample2d
 from stylenat.models import pixels
 from stylenat.models.attention import AttentionKind, build_attention, check_attention
+from stylenat.models.inputs import check_input, keep_levels
 from stylenat.models.layers import (
     MLP,
     AdaptiveInstanceNorm,
@@ -47,6 +49,7 @@ class LevelConfig:
     blocks: int = 2
 
     def __post_init__(self) -> None:
+        keep_whole(self, "resolution", "channels", "heads", "blocks")
         level = f"at level {self.resolution}x{self.resolution}"
         for name in ("resolution", "channels", "heads", "blocks"):
             if getattr(self, name) < 1:
@@ -82,11 +85,15 @@ class GeneratorConfig:
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        keep_whole(self, "z_dim", "style_dim", "mapping_layers")
+        keep_levels(self, LevelConfig)
         for name in ("z_dim", "style_dim", "mapping_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         for name in ("mapping_lr_multiplier", "mlp_ratio", "qk_scale"):
             value = getattr(self, name)
+            if value is not None:
+                check_number(name, value)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive: {value}")
         if self.attention_backend not in backend_names():
@@ -94,9 +101,9 @@ class GeneratorConfig:
                 f"unknown attention backend '{self.attention_backend}'; "
                 f"choose one of {', '.join(backend_names())}"
             )
-        self._check_levels()
+        self._keep_levels()
 
-    def _check_levels(self) -> None:
+    def _keep_levels(self) -> None:
         if not self.levels:
             raise ValueError("a generator must have at least 1 level: levels is empty")
         sides = [level.resolution for level in self.levels]
@@ -175,8 +182,11 @@ class Generator(nn.Module):
         The first `truncation_cutoff` ws (all where None) become `w_avg + psi * (w - w_avg)`
         (StyleGAN, arXiv 1812.04948, appendix B). Where w_avg is unknown it is estimated in every
         such call; `store_w_avg` does that once. Raises ValueError for another shape of z, a psi
-        that is not finite, or a cutoff outside 0..num_ws.
+        that is no finite number, a cutoff outside 0..num_ws, and as `mapping` does.
         """
+        check_number("truncation_psi", truncation_psi)
+        if truncation_cutoff is not None:
+            check_whole("truncation_cutoff", truncation_cutoff)
         if not math.isfinite(truncation_psi):
             raise ValueError(f"truncation_psi must be finite: {truncation_psi}")
         cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
@@ -194,7 +204,11 @@ class Generator(nn.Module):
         return self.synthesis(ws_BLS)
 
     def mapping(self, z: Tensor) -> Tensor:
-        """w [B, S] of latents [B, z_dim]. Raises ValueError for another shape."""
+        """w [B, S] of latents [B, z_dim].
+
+        Raises ValueError for another shape, and a dtype or device that is not the generator's.
+        """
+        check_input("z", z, next(self.mapping_network.parameters()), "generator")
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be [B, z_dim] = [B, {self.z_dim}]: {tuple(z.shape)}")
         return self.mapping_network(z)
@@ -202,8 +216,10 @@ class Generator(nn.Module):
     def synthesis(self, ws_BLS: Tensor) -> Tensor:
         """Images [B, 3, R, R] of one w a block: ws [B, num_ws, S], level by level from 4x4.
 
-        Images are float32 at least, under autocast as well. Raises ValueError for another shape.
+        Images are float32 at least, under autocast as well. Raises ValueError for another shape,
+        and a dtype or device that is not the generator's.
         """
+        check_input("ws", ws_BLS, self.const, "generator")
         style_dim = self.config.style_dim
         if ws_BLS.ndim != 3 or ws_BLS.shape[1:] != (self.num_ws, style_dim):
             raise ValueError(
