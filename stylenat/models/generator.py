@@ -148,6 +148,8 @@ class Generator(nn.Module):
 
     w_avg: Tensor
     w_avg_samples: Tensor
+    # That it is known, as far as the host remembers: to ask a GPU would stall its stream.
+    _knows_w_avg = False
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -161,6 +163,7 @@ class Generator(nn.Module):
         )
         self.register_buffer("w_avg", torch.zeros(config.style_dim))
         self.register_buffer("w_avg_samples", torch.zeros((), dtype=torch.int64))
+        self.register_load_state_dict_post_hook(_ask_for_w_avg_again)
 
     @property
     def z_dim(self) -> int:
@@ -235,23 +238,6 @@ class Generator(nn.Module):
         return image_B3HW
 
     @torch.no_grad()
-    def track_w_avg(self, w_BS: Tensor, *, decay: float) -> None:
-        """Fold a batch of w [B, S] into w_avg: `decay * w_avg + (1 - decay) * mean(w)`.
-
-        While few w are known their plain mean moves faster than that, and w_avg is the plain mean.
-        Raises ValueError for another shape, or a decay outside 0..1.
-        """
-        if w_BS.ndim != 2 or w_BS.shape[1:] != self.w_avg.shape:
-            raise ValueError(
-                f"w must be [B, style_dim] = [B, {len(self.w_avg)}]: {tuple(w_BS.shape)}"
-            )
-        if not 0 <= decay <= 1:
-            raise ValueError(f"the decay of w_avg must be between 0 and 1: {decay}")
-        self.w_avg_samples += len(w_BS)
-        share = (len(w_BS) / self.w_avg_samples).clamp(min=1 - decay).to(self.w_avg.dtype)
-        self.w_avg.lerp_(w_BS.to(self.w_avg.dtype).mean(dim=0), share)
-
-    @torch.no_grad()
     def estimate_w_avg(self) -> Tensor:
         """The mean w [S] of 10,000 latents: the same ones in every call and on every device."""
         z = torch.randn(
@@ -268,11 +254,12 @@ class Generator(nn.Module):
         """Set w_avg to the estimate, so that truncation need not repeat it."""
         self.w_avg.copy_(self.estimate_w_avg())
         self.w_avg_samples.fill_(W_AVG_LATENTS)
+        self._knows_w_avg = not self.w_avg.is_meta
 
     def _known_or_estimated_w_avg(self) -> Tensor:
-        # A meta tensor has no value to ask for.
-        is_known = not self.w_avg_samples.is_meta and int(self.w_avg_samples) > 0
-        return self.w_avg if is_known else self.estimate_w_avg()
+        if not self._knows_w_avg:  # a meta tensor has no value to ask for
+            self._knows_w_avg = not self.w_avg_samples.is_meta and int(self.w_avg_samples) > 0
+        return self.w_avg if self._knows_w_avg else self.estimate_w_avg()
 
     def to_uint8(self, image_B3HW: Tensor) -> Tensor:
         """The generator's images [B, 3, H, W] -> uint8 pixels [B, H, W, 3]."""
@@ -284,6 +271,10 @@ class Generator(nn.Module):
 
     def extra_repr(self) -> str:
         return f"resolution={self.resolution}, num_ws={self.num_ws}"
+
+
+def _ask_for_w_avg_again(generator: Generator, incompatible_keys: object) -> None:
+    generator._knows_w_avg = False
 
 
 class MappingNetwork(nn.Module):
