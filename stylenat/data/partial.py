@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ops.files import take_lock
 from stylenat.config.files import replacing
 from stylenat.data.readers import INDEX
 from stylenat.data.source import Label
@@ -165,11 +166,5 @@ def _info(name: str) -> zipfile.ZipInfo:
 
 def _hold(handle: BinaryIO, dest: Path) -> None:
     """Until it is closed, or this process ends, however it ends. Forked workers hold nothing."""
-    try:
-        import fcntl
-    except ImportError:  # not POSIX
-        return
-    try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError) as error:
-        raise ValueError(f"{dest} is being made by another process") from error
+    if not take_lock(handle, unlocked=f"no other process may make {dest}"):
+        raise ValueError(f"{dest} is being made by another process")
