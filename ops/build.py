@@ -7,16 +7,27 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from ops.files import cache_folder
+from ops.files import cache_folder, take_lock
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
 SHOWN_LINES = 5
+# Far above what they take, ten seconds and less than one: whatever hangs, the wait ends.
+COMPILE_SECONDS = 30 * 60
+VERSION_SECONDS = 60
+END_SECONDS = 10
+LOCK_SECONDS = 10 * 60  # for what another process compiles
+UNLOCKED = "if another process compiles for the same folder now, it compiles everything once more"
+
+_threads = threading.Lock()
 
 
 class BuildError(RuntimeError):
@@ -28,10 +39,11 @@ def build_library(source: Path) -> Path:
 
     The file's name carries a hash of the source and the headers beside it, the compiler, the flags
     and the processor, so that a stale library is never loaded. Of processes that build at once,
-    the others wait for the first.
+    the others wait for the first, for LOCK_SECONDS at most.
 
-    Raises BuildError where there is no compiler, where the cache folder can't be written, or with
-    the last lines of a compiler that failed.
+    Raises BuildError where there is no compiler, where the cache folder can't be written, with the
+    last lines of a compiler that failed, and where one, or another process, takes far too long;
+    OSError where there is no cache folder.
     """
     compiler = find_compiler()
     flags = FLAGS + (() if sys.platform == "darwin" else ("-fopenmp",))
@@ -42,7 +54,7 @@ def build_library(source: Path) -> Path:
     if not library.exists():
         try:
             library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with _lock(library.with_suffix(".lock")):
+            with _building(library):
                 if not library.exists():
                     _compile(compiler, flags, source, library)
         except OSError as error:
@@ -57,15 +69,11 @@ def _compile(compiler: str, flags: tuple[str, ...], source: Path, library: Path)
             f"rule compile\n  command = {compiler} {' '.join(flags)} -shared $in -o $out\n"
             f"build library.so: compile {_ninja_escape(source)}\n"
         )
-        result = subprocess.run(
-            # -P: ninja itself, and not some ninja.py of the user's folder.
-            [sys.executable, "-P", "-m", "ninja", "-C", folder],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if result.returncode != 0:
-            last = " | ".join(result.stdout.strip().splitlines()[-SHOWN_LINES:])
+        # -P: ninja itself, and not some ninja.py of the user's folder.
+        ninja = [sys.executable, "-P", "-m", "ninja", "-C", folder]
+        code, output = run_within(ninja, seconds=COMPILE_SECONDS)
+        if code != 0:
+            last = " | ".join(output.strip().splitlines()[-SHOWN_LINES:])
             raise BuildError(f"compiling {source.name} with {compiler} failed: {last}")
         Path(folder, "library.so").replace(library)
 
@@ -77,8 +85,47 @@ def find_compiler() -> str:
     raise BuildError("there is no C++ compiler (c++, g++, clang++ or $CXX); install one, e.g. g++")
 
 
+def run_within(command: list[str], *, seconds: float) -> tuple[int, str]:
+    """Exit code and output of a command. Raises BuildError, once it and all that it started are
+    ended, where it takes longer; OSError where it can't be started."""
+    # A session of its own, to end a compiler's children with it.
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(
+            f"`{' '.join(command)}` has not ended after {seconds:g} seconds, and was ended"
+        ) from error
+    finally:  # an interrupted process ends what it started, too
+        if process.poll() is None:
+            _end(process)
+    return process.returncode, output
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a process and its children: at first so that ninja ends the compiler, whose group is not
+    its own, then by force."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.name == "posix":
+                os.killpg(process.pid, number)
+            else:
+                process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=END_SECONDS)
+            return
+
+
 def _first_line(command: list[str]) -> str:
-    return subprocess.run(command, capture_output=True, text=True).stdout.partition("\n")[0]
+    return run_within(command, seconds=VERSION_SECONDS)[1].partition("\n")[0]
 
 
 def _processor() -> str:
@@ -95,13 +142,21 @@ def _ninja_escape(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Held by one process at a time, and let go when that process ends, however it ends."""
+def _building(library: Path) -> Iterator[None]:
+    """Held by one thread of one process at a time, and let go when that process ends."""
+    end = time.monotonic() + LOCK_SECONDS
+    sentence = (
+        f"another process has been compiling {library.name} for over {LOCK_SECONDS // 60} minutes: "
+        f"end it, or set STYLENAT_CACHE to another folder than {library.parent}"
+    )
+    # The threads of a process share its locks on files.
+    if not _threads.acquire(timeout=LOCK_SECONDS):
+        raise BuildError(sentence)
     try:
-        import fcntl
-    except ImportError:  # not POSIX: two processes may build the same file, and the last one wins
-        yield
-        return
-    with path.open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        with library.with_suffix(".lock").open("w") as file:
+            left = max(0.0, end - time.monotonic())
+            if not take_lock(file, seconds=left, unlocked=UNLOCKED):
+                raise BuildError(sentence)
+            yield
+    finally:
+        _threads.release()

@@ -22,6 +22,8 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
     Raises ValueError, one sentence, for an empty path, an unknown user, and `~` without a home.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"a path must be text or a pathlib.Path: {path!r}")
     text = os.fspath(path)
     if not text:
         raise ValueError("a path must not be empty")

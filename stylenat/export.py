@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
+from ops.checks import kind as kind_of
 from stylenat import __version__
 from stylenat.config import from_dict, replacing, to_dict
 from stylenat.config.files import user_path
@@ -61,6 +62,11 @@ def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> 
 
 
 def _save(kind: str, network: Generator | Discriminator, path: str | Path) -> None:
+    network = getattr(network, "_orig_mod", network)  # what torch.compile wrapped
+    network_class, _ = KINDS[kind]
+    if not isinstance(network, network_class):
+        help_ = "; give its .module" if hasattr(network, "module") else ""
+        raise ValueError(f"a {kind} must be saved as such, not {kind_of(network)}{help_}")
     tensors = {name: x.detach().cpu().contiguous() for name, x in network.state_dict().items()}
     metadata = {
         "stylenat_format": str(FORMAT),
@@ -73,7 +79,7 @@ def _save(kind: str, network: Generator | Discriminator, path: str | Path) -> No
 
 
 def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
-    path = user_path(path)
+    path, device = user_path(path), as_device(device)
     try:
         # safetensors names neither a missing file nor a folder well.
         with path.open("rb"), safe_open(path, framework="pt") as file:
@@ -87,6 +93,14 @@ def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
         raise ValueError(printable(sentence)) from error
     except ValueError as error:
         raise ValueError(printable(f"{path}: {error}")) from error
+
+
+def as_device(device: str | torch.device) -> torch.device:
+    """Raises ValueError for what PyTorch knows no device by."""
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"unknown device {device!r}; such as cpu, cuda or cuda:0") from error
 
 
 def _config(kind: str, metadata: Mapping[str, str], tensor_count: int) -> Any:

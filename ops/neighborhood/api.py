@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from ops.checks import check_number
 from ops.neighborhood.backends import choose
 from ops.neighborhood.problem import HeadGroup, describe
 
@@ -35,7 +36,9 @@ def neighborhood_attention_2d(
     Raises ValueError where a shape, kernel, dilation or table breaks a rule, RuntimeError where the
     backend asked for by name can't run the call.
     """
+    if scale is not None:
+        check_number("scale", scale)
     problem = describe(q, k, v, groups, rpb)
     attention = choose(problem, backend).load()
-    scale = problem.head_dim**-0.5 if scale is None else scale
+    scale = problem.head_dim**-0.5 if scale is None else float(scale)
     return attention(q, k, v, groups, rpb, scale)

@@ -271,7 +271,7 @@ def choose(problem: Problem, requested: str) -> Backend:
             if rows[name].unsupported(problem) is None:
                 return rows[name]
         raise AssertionError("reference runs any problem")
-    if requested not in rows:
+    if not isinstance(requested, str) or requested not in rows:
         raise ValueError(
             f"unknown attention backend '{requested}'{source}; "
             f"choose one of {', '.join(backend_names())}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ops.checks import check_tensor, keep_whole, kind
 from ops.neighborhood.derivatives import carries_tangent, in_transform
 
 
@@ -27,6 +28,7 @@ class HeadGroup:
     dilation: int = 1
 
     def __post_init__(self) -> None:
+        keep_whole(self, "heads", "kernel_size", "dilation")
         if self.heads < 1:
             raise ValueError(f"a head group needs at least one head, got heads={self.heads}")
         if self.kernel_size <= 1 or self.kernel_size % 2 == 0:
@@ -79,8 +81,10 @@ def describe(
 ) -> Problem:
     """Check one call against every rule of the operation and describe it.
 
-    Raises ValueError that names the rule and the values, TypeError for a tensor of another kind.
+    Raises ValueError that names the rule and the values.
     """
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        check_tensor(name, tensor)
     if q.ndim != 5:
         raise ValueError(f"q must be [B, H, W, heads, head_dim], got shape {tuple(q.shape)}")
     for name, tensor in (("k", k), ("v", v)):
@@ -96,6 +100,7 @@ def describe(
     if not q.is_floating_point():
         raise ValueError(f"q, k and v must be floating point, got {q.dtype}")
     batch, height, width, heads, head_dim = q.shape
+    _check_are_groups(groups)
     if not groups:
         raise ValueError("groups must name at least one HeadGroup")
     group_heads = [group.heads for group in groups]
@@ -126,10 +131,21 @@ def describe(
     )
 
 
+def _check_are_groups(groups: Sequence[HeadGroup]) -> None:
+    if not isinstance(groups, (list, tuple)):
+        raise ValueError(f"groups must be a list or tuple of HeadGroup, not {kind(groups)}")
+    for index, group in enumerate(groups):
+        if not isinstance(group, HeadGroup):
+            raise ValueError(f"groups[{index}] must be a HeadGroup, not {kind(group)}: {group!r}")
+
+
 def _check_rpb(q: Tensor, groups: Sequence[HeadGroup], rpb: Sequence[Tensor]) -> None:
+    if isinstance(rpb, Tensor) or not hasattr(rpb, "__len__"):
+        raise ValueError(f"rpb must be a list of tables, one a group, not {kind(rpb)}")
     if len(rpb) != len(groups):
         raise ValueError(f"rpb needs one table per group: {len(rpb)} tables, {len(groups)} groups")
     for index, (table, group) in enumerate(zip(rpb, groups, strict=True)):
+        check_tensor(f"rpb[{index}]", table)
         if tuple(table.shape) != group.rpb_shape:
             raise ValueError(
                 f"rpb[{index}] must be [heads, 2*kernel_size-1, 2*kernel_size-1] = "

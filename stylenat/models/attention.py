@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.checks import check_whole, keep_whole
 from ops.neighborhood import HeadGroup, neighborhood_attention_2d
 from ops.neighborhood.derivatives import is_transformed
 from stylenat.models.layers import normal_linear
@@ -40,6 +41,7 @@ class Windows:
     window_size: int
 
     def __post_init__(self) -> None:
+        keep_whole(self, "window_size")
         if self.window_size < 1:
             raise ValueError(f"window_size must be at least 1, got {self.window_size}")
 
@@ -55,6 +57,10 @@ def deal_heads(
     Group i has `kernel_sizes[i]` and `dilations[i]`; a list of one value serves all groups.
     Raises ValueError for lists of other lengths, for fewer heads than groups, and from HeadGroup.
     """
+    check_whole("heads", heads)
+    for name, sizes in (("kernel_sizes", kernel_sizes), ("dilations", dilations)):
+        if not isinstance(sizes, Sequence):
+            raise ValueError(f"{name} must be a list of whole numbers: {sizes!r}")
     count = max(len(kernel_sizes), len(dilations))
     if {len(kernel_sizes), len(dilations)} - {1, count} or count == 0:
         raise ValueError(

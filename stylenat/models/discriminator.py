@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ops.bias_act import bias_act
+from ops.checks import keep_whole
 from ops.resample import blur2d, downsample2d, haar
+from stylenat.models.inputs import check_input, keep_levels
 from stylenat.models.layers import EqualizedConv2d, EqualizedLinear
 from stylenat.models.spectral_norm import spectral_norm
 
@@ -27,6 +29,7 @@ class DiscriminatorLevel:
     channels: int
 
     def __post_init__(self) -> None:
+        keep_whole(self, "resolution", "channels")
         if self.channels < 1:
             raise ValueError(
                 f"a discriminator level must have at least 1 channel: {self.channels} "
@@ -50,6 +53,8 @@ class DiscriminatorConfig:
     stddev_features: int = 1
 
     def __post_init__(self) -> None:
+        keep_whole(self, "stddev_group", "stddev_features")
+        keep_levels(self, DiscriminatorLevel)
         if not self.levels:
             raise ValueError("a discriminator must have at least 1 level: levels is empty")
         sides = [level.resolution for level in self.levels]
@@ -113,7 +118,8 @@ class Discriminator(nn.Module):
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """Logits [B, 1] of images [B, 3, S, S].
 
-        Raises ValueError for another shape, or a batch that the stddev groups do not divide.
+        Raises ValueError for another shape, a dtype or device that is not the discriminator's, or
+        a batch that the stddev groups do not divide.
         """
         self._check_image(image_BCHW)
         image_BCHW = image_BCHW.contiguous(memory_format=self._memory_format(image_BCHW))
@@ -148,6 +154,8 @@ class Discriminator(nn.Module):
         return torch.channels_last if is_short else torch.contiguous_format
 
     def _check_image(self, image: Tensor) -> None:
+        first = next(self.from_rgbs.parameters())
+        check_input("images", image, first, "discriminator", may_autocast=True)
         side = self.config.resolution
         if image.shape[1:] != (3, side, side):
             raise ValueError(

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ops.checks import check_number, check_whole, keep_whole
 from ops.neighborhood import backend_names
 from ops.resample import upsample2d
 from stylenat.models import pixels
 from stylenat.models.attention import AttentionKind, build_attention, check_attention
+from stylenat.models.inputs import check_input, keep_levels
 from stylenat.models.layers import (
     MLP,
     AdaptiveInstanceNorm,
@@ -47,6 +49,7 @@ class LevelConfig:
     blocks: int = 2
 
     def __post_init__(self) -> None:
+        keep_whole(self, "resolution", "channels", "heads", "blocks")
         level = f"at level {self.resolution}x{self.resolution}"
         for name in ("resolution", "channels", "heads", "blocks"):
             if getattr(self, name) < 1:
@@ -82,11 +85,15 @@ class GeneratorConfig:
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
+        keep_whole(self, "z_dim", "style_dim", "mapping_layers")
+        keep_levels(self, LevelConfig)
         for name in ("z_dim", "style_dim", "mapping_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
         for name in ("mapping_lr_multiplier", "mlp_ratio", "qk_scale"):
             value = getattr(self, name)
+            if value is not None:
+                check_number(name, value)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive: {value}")
         if self.attention_backend not in backend_names():
@@ -94,9 +101,9 @@ class GeneratorConfig:
                 f"unknown attention backend '{self.attention_backend}'; "
                 f"choose one of {', '.join(backend_names())}"
             )
-        self._check_levels()
+        self._keep_levels()
 
-    def _check_levels(self) -> None:
+    def _keep_levels(self) -> None:
         if not self.levels:
             raise ValueError("a generator must have at least 1 level: levels is empty")
         sides = [level.resolution for level in self.levels]
@@ -141,6 +148,8 @@ class Generator(nn.Module):
 
     w_avg: Tensor
     w_avg_samples: Tensor
+    # That it is known, as far as the host remembers: to ask a GPU would stall its stream.
+    _knows_w_avg = False
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -154,6 +163,7 @@ class Generator(nn.Module):
         )
         self.register_buffer("w_avg", torch.zeros(config.style_dim))
         self.register_buffer("w_avg_samples", torch.zeros((), dtype=torch.int64))
+        self.register_load_state_dict_post_hook(_ask_for_w_avg_again)
 
     @property
     def z_dim(self) -> int:
@@ -175,8 +185,11 @@ class Generator(nn.Module):
         The first `truncation_cutoff` ws (all where None) become `w_avg + psi * (w - w_avg)`
         (StyleGAN, arXiv 1812.04948, appendix B). Where w_avg is unknown it is estimated in every
         such call; `store_w_avg` does that once. Raises ValueError for another shape of z, a psi
-        that is not finite, or a cutoff outside 0..num_ws.
+        that is no finite number, a cutoff outside 0..num_ws, and as `mapping` does.
         """
+        check_number("truncation_psi", truncation_psi)
+        if truncation_cutoff is not None:
+            check_whole("truncation_cutoff", truncation_cutoff)
         if not math.isfinite(truncation_psi):
             raise ValueError(f"truncation_psi must be finite: {truncation_psi}")
         cutoff = self.num_ws if truncation_cutoff is None else truncation_cutoff
@@ -194,7 +207,11 @@ class Generator(nn.Module):
         return self.synthesis(ws_BLS)
 
     def mapping(self, z: Tensor) -> Tensor:
-        """w [B, S] of latents [B, z_dim]. Raises ValueError for another shape."""
+        """w [B, S] of latents [B, z_dim].
+
+        Raises ValueError for another shape, and a dtype or device that is not the generator's.
+        """
+        check_input("z", z, next(self.mapping_network.parameters()), "generator")
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be [B, z_dim] = [B, {self.z_dim}]: {tuple(z.shape)}")
         return self.mapping_network(z)
@@ -202,8 +219,10 @@ class Generator(nn.Module):
     def synthesis(self, ws_BLS: Tensor) -> Tensor:
         """Images [B, 3, R, R] of one w a block: ws [B, num_ws, S], level by level from 4x4.
 
-        Images are float32 at least, under autocast as well. Raises ValueError for another shape.
+        Images are float32 at least, under autocast as well. Raises ValueError for another shape,
+        and a dtype or device that is not the generator's.
         """
+        check_input("ws", ws_BLS, self.const, "generator")
         style_dim = self.config.style_dim
         if ws_BLS.ndim != 3 or ws_BLS.shape[1:] != (self.num_ws, style_dim):
             raise ValueError(
@@ -217,23 +236,6 @@ class Generator(nn.Module):
             x_BHWC, image_B3HW = level(x_BHWC, level_ws_BLS, image_B3HW)
         assert image_B3HW is not None
         return image_B3HW
-
-    @torch.no_grad()
-    def track_w_avg(self, w_BS: Tensor, *, decay: float) -> None:
-        """Fold a batch of w [B, S] into w_avg: `decay * w_avg + (1 - decay) * mean(w)`.
-
-        While few w are known their plain mean moves faster than that, and w_avg is the plain mean.
-        Raises ValueError for another shape, or a decay outside 0..1.
-        """
-        if w_BS.ndim != 2 or w_BS.shape[1:] != self.w_avg.shape:
-            raise ValueError(
-                f"w must be [B, style_dim] = [B, {len(self.w_avg)}]: {tuple(w_BS.shape)}"
-            )
-        if not 0 <= decay <= 1:
-            raise ValueError(f"the decay of w_avg must be between 0 and 1: {decay}")
-        self.w_avg_samples += len(w_BS)
-        share = (len(w_BS) / self.w_avg_samples).clamp(min=1 - decay).to(self.w_avg.dtype)
-        self.w_avg.lerp_(w_BS.to(self.w_avg.dtype).mean(dim=0), share)
 
     @torch.no_grad()
     def estimate_w_avg(self) -> Tensor:
@@ -252,11 +254,12 @@ class Generator(nn.Module):
         """Set w_avg to the estimate, so that truncation need not repeat it."""
         self.w_avg.copy_(self.estimate_w_avg())
         self.w_avg_samples.fill_(W_AVG_LATENTS)
+        self._knows_w_avg = not self.w_avg.is_meta
 
     def _known_or_estimated_w_avg(self) -> Tensor:
-        # A meta tensor has no value to ask for.
-        is_known = not self.w_avg_samples.is_meta and int(self.w_avg_samples) > 0
-        return self.w_avg if is_known else self.estimate_w_avg()
+        if not self._knows_w_avg:  # a meta tensor has no value to ask for
+            self._knows_w_avg = not self.w_avg_samples.is_meta and int(self.w_avg_samples) > 0
+        return self.w_avg if self._knows_w_avg else self.estimate_w_avg()
 
     def to_uint8(self, image_B3HW: Tensor) -> Tensor:
         """The generator's images [B, 3, H, W] -> uint8 pixels [B, H, W, 3]."""
@@ -268,6 +271,10 @@ class Generator(nn.Module):
 
     def extra_repr(self) -> str:
         return f"resolution={self.resolution}, num_ws={self.num_ws}"
+
+
+def _ask_for_w_avg_again(generator: Generator, incompatible_keys: object) -> None:
+    generator._knows_w_avg = False
 
 
 class MappingNetwork(nn.Module):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ops.checks import check_tensor
+
 
 @dataclass(frozen=True)
 class PixelSpace:
@@ -39,6 +41,7 @@ def to_uint8(image_B3HW: Tensor, space: PixelSpace) -> Tensor:
     `from_uint8` exactly. Raises ValueError for another shape or dtype, and for NaN: no pixel stands
     for it.
     """
+    check_tensor("images", image_B3HW)
     if image_B3HW.ndim != 4 or image_B3HW.shape[1] != 3 or not image_B3HW.is_floating_point():
         raise ValueError(
             "images must be [B, 3, H, W] and floating: "
@@ -62,6 +65,7 @@ def from_uint8(pixels_BHW3: Tensor, space: PixelSpace) -> Tensor:
 
     Raises ValueError for another shape or dtype.
     """
+    check_tensor("pixels", pixels_BHW3)
     if pixels_BHW3.ndim != 4 or pixels_BHW3.shape[3] != 3 or pixels_BHW3.dtype != torch.uint8:
         raise ValueError(
             "pixels must be [B, H, W, 3] and uint8: "

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ops.checks import check_whole
 from stylenat.config.files import user_path
 from stylenat.distributed import all_gather, is_main, rank, world_size
 from stylenat.models import Generator
@@ -29,6 +30,8 @@ def default_sheet(count: int) -> tuple[int, int]:
 
 def check_sheet(columns: int, rows: int) -> None:
     """Raises ValueError unless the sheet has 1 to 10,000 cells."""
+    check_whole("a contact sheet's columns", columns)
+    check_whole("a contact sheet's rows", rows)
     if columns < 1 or rows < 1 or columns * rows > MOST_CELLS:
         raise ValueError(
             f"a contact sheet must be columns x rows, 1 to {MOST_CELLS:,} images: {columns}x{rows}"

@@ -11,10 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ops.checks import check_tensor, check_whole
 from stylenat.config import marks
 from stylenat.config.files import replacing, user_path
 from stylenat.models import Generator
-from stylenat.sampling.seeds import latents
+from stylenat.sampling.seeds import check_seeds, latents
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -36,6 +37,11 @@ def generate(
     under autocast where `dtype` is bfloat16 or float16. Raises ValueError for a batch below 1, and
     as `latents` and `Generator.forward` do.
     """
+    check_whole("the batch", batch)
+    check_seeds(seeds, scheme)
+    if dtype not in DTYPES.values():
+        choices = ", ".join(map(str, DTYPES.values()))
+        raise ValueError(f"the dtype must be one of {choices}: {dtype}")
     if batch < 1:
         raise ValueError(f"the batch must be at least 1: {batch}")
     for start in range(0, len(seeds), batch):
@@ -59,6 +65,9 @@ def contact_sheet(images_NHW3: Tensor, columns: int, rows: int | None = None) ->
     As many rows as the images need where `rows` is None; cells without an image are black. Raises
     ValueError for no images or more than there are cells.
     """
+    _check_pixels("images", images_NHW3, "[N, H, W, 3]")
+    for name, number in (("columns", columns), ("rows", 1 if rows is None else rows)):
+        check_whole(name, number)
     count, height, width, _ = images_NHW3.shape
     rows = -(-count // max(columns, 1)) if rows is None else rows
     if not 1 <= count <= columns * rows:
@@ -74,6 +83,7 @@ def save_png(image_HW3: Tensor, path: str | Path, *, software: str | None = None
 
     `software` is what the file says it was made by.
     """
+    _check_pixels("an image", image_HW3, "[H, W, 3]")
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -82,9 +92,16 @@ def save_png(image_HW3: Tensor, path: str | Path, *, software: str | None = None
         about.add_text(marks.KEY, software)
 
     with replacing(user_path(path)) as temporary:
-        Image.fromarray(image_HW3.numpy()).save(temporary, format="PNG", pnginfo=about)
+        Image.fromarray(image_HW3.cpu().numpy()).save(temporary, format="PNG", pnginfo=about)
 
 
 def save_sheet(sheet_HW3: Tensor, path: str | Path) -> None:
     """Write a contact sheet as `save_png` does, marked so that no reader takes it for an image."""
     save_png(sheet_HW3, path, software=marks.SHEET)
+
+
+def _check_pixels(name: str, pixels: Tensor, shape: str) -> None:
+    check_tensor(name, pixels)
+    is_right = pixels.ndim == shape.count(",") + 1 and pixels.shape[-1] == 3
+    if not is_right or pixels.dtype != torch.uint8:
+        raise ValueError(f"{name} must be uint8 {shape}: {tuple(pixels.shape)}, {pixels.dtype}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from stylenat.config.files import user_path
-from stylenat.export import load_generator
+from stylenat.export import as_device, load_generator
 from stylenat.legacy import convert_checkpoint
 from stylenat.models import Generator
 
@@ -25,6 +25,7 @@ def load_model(
     Raises OSError for a file that cannot be read, and ValueError, one sentence that names it, for
     one that holds no generator and for a run without snapshots.
     """
+    device = as_device(device)
     file = model_file(path, which=which)
     if file.suffix == ".safetensors" or _looks_like_safetensors(file):
         generator = load_generator(file)

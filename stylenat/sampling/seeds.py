@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ops.checks import check_whole, kind
 from stylenat.config.words import shown
 
 SEED_SCHEMES = ("torch", "stylegan")
@@ -26,6 +27,8 @@ def parse_seeds(text: str) -> list[int]:
     Raises ValueError, naming the piece, for anything but numbers and ranges upwards, a seed from
     2**63 up, no seeds, or more than ten million.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"seeds as text must be such as '0-63,100', not {kind(text)}: {text!r}")
     if not text.strip():
         raise ValueError("there must be at least one seed: the list of seeds is empty")
     seeds: list[int] = []
@@ -60,16 +63,26 @@ def latents(seeds: Sequence[int], z_dim: int, *, scheme: str = "torch") -> Tenso
     `stylegan` as StyleGAN's does, from numpy's RandomState. Raises ValueError for another scheme,
     or a seed that it does not take.
     """
-    if scheme not in SEED_SCHEMES:
-        raise ValueError(f"the seed scheme must be one of {', '.join(SEED_SCHEMES)}: {scheme}")
+    check_seeds(seeds, scheme)
+    check_whole("z_dim", z_dim)
     z = torch.empty(len(seeds), z_dim)
-    for row, seed in zip(z, seeds, strict=True):
-        if not 0 <= seed < SEED_LIMIT[scheme]:
-            raise ValueError(
-                f"seeds of scheme {scheme} must be from 0 to {SEED_LIMIT[scheme] - 1}: {seed}"
-            )
+    for row, seed in zip(z, map(int, seeds), strict=True):
         if scheme == "torch":
             row.copy_(torch.randn(1, z_dim, generator=torch.Generator().manual_seed(seed))[0])
         else:
             row.copy_(torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim))[0])
     return z
+
+
+def check_seeds(seeds: Sequence[int], scheme: str = "torch") -> None:
+    """Raises ValueError for a scheme that there is not, or a seed that it does not take."""
+    if scheme not in SEED_SCHEMES:
+        raise ValueError(f"the seed scheme must be one of {', '.join(SEED_SCHEMES)}: {scheme}")
+    if not hasattr(seeds, "__len__") or isinstance(seeds, (str, Tensor)):
+        raise ValueError(f"seeds must be a list of whole numbers, not {kind(seeds)}: {seeds!r}")
+    for seed in seeds:
+        check_whole("a seed", seed)
+        if not 0 <= seed < SEED_LIMIT[scheme]:
+            raise ValueError(
+                f"seeds of scheme {scheme} must be from 0 to {SEED_LIMIT[scheme] - 1}: {seed}"
+            )

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
-import logging
 import os
 import socket
 from pathlib import Path
 from typing import IO, Any
 
-# File systems that lock nothing.
-UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-
-log = logging.getLogger(__name__)
+from ops.files import take_lock
+from stylenat.config.files import naming
 
 
 class FileLock:
     """A lock on `path`, from `acquire` until the end of the block or of the process.
 
-    A POSIX record lock: processes that this one forks, such as those that read images and live on
-    for seconds after a kill, do not hold it, and it reaches over NFS. Threads share it.
+    Processes that this one forks, such as those that read images and live on for seconds after a
+    kill, do not hold it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,23 +36,17 @@ class FileLock:
         if self.file is not None:
             return
         file = self.path.open("a+", encoding="utf-8")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno in UNSUPPORTED:
-                log.warning(
-                    "%s cannot be locked: %s; nothing else may train there", self.path, error
-                )
-            else:
-                holder = _holder(file)
-                file.close()
-                raise ValueError(
-                    f"{self.path.parent} is being trained by {holder}: stop that process, or "
-                    "choose another --run-dir"
-                ) from error
-        file.truncate(0)
-        file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
-        file.flush()
+        if not take_lock(file, unlocked="nothing else may train there"):
+            holder = _holder(file)
+            file.close()
+            raise ValueError(
+                f"{self.path.parent} is being trained by {holder}: stop that process, or choose "
+                "another --run-dir"
+            )
+        with naming(self.path):
+            file.truncate(0)
+            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+            file.flush()
         self.file = file
 
 

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import pickle
 import re
 
 import pytest
@@ -289,7 +290,8 @@ def test_learning_rate_multiplier_scales_what_is_stored_and_not_w():
 
 def with_known_w_avg() -> Generator:
     G = tiny_generator()
-    G.track_w_avg(torch.full((4, 6), 0.25, dtype=torch.float64), decay=0.9)
+    G.w_avg.fill_(0.25)
+    G.w_avg_samples.fill_(4)
     return G
 
 
@@ -367,31 +369,61 @@ def test_stored_average_is_the_estimate_and_follows_no_change_of_weights():
     assert torch.equal(G(latents(), truncation_psi=0), image)
 
 
-def test_tracked_average_is_a_plain_mean_at_first():
+class CountedQuestions(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts how often a tensor's value comes to the host."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+def questions(G: Generator, calls: int = 2) -> int:
+    """How often so many truncated calls ask the device."""
+    z = torch.zeros(1, 5, dtype=G.const.dtype)
+    with CountedQuestions() as counted, torch.no_grad():
+        for _ in range(calls):
+            G(z, truncation_psi=0.5)
+    return counted.count
+
+
+def loaded(G: Generator, *, assign: bool) -> Generator:
+    with torch.device("meta" if assign else "cpu"):
+        other = tiny_generator()
+    other.load_state_dict(G.state_dict(), assign=assign)
+    return other
+
+
+def test_a_known_average_is_not_asked_for_again_on_the_device():
     G = tiny_generator()
-    w = torch.randn(12, 6, dtype=torch.float64, requires_grad=True)
-    for batch in w.split([4, 2, 6]):
-        G.track_w_avg(batch, decay=0.999)
-    assert G.w_avg_samples == 12
-    assert not G.w_avg.requires_grad
-    torch.testing.assert_close(G.w_avg, w.detach().mean(0))
+    G.store_w_avg()
+    assert questions(G) == 0
+    assert questions(copy.deepcopy(G)) == 0
+    assert questions(pickle.loads(pickle.dumps(G))) == 0
+    assert questions(G.float()) == 0
+    assert questions(with_known_w_avg(), calls=3) == 1
 
 
-def test_tracked_average_then_decays():
+@pytest.mark.parametrize("assign", [False, True])
+def test_loading_asks_once_and_heeds_what_was_loaded(assign):
+    known, unknown = with_known_w_avg(), tiny_generator()
+    assert questions(loaded(known, assign=assign), calls=3) == 1
+    image = known(latents(), truncation_psi=0)
+    torch.testing.assert_close(loaded(known, assign=assign)(latents(), truncation_psi=0), image)
+    known.load_state_dict(unknown.state_dict())  # forgets
+    estimated = unknown(latents(), truncation_psi=0)
+    torch.testing.assert_close(known(latents(), truncation_psi=0), estimated)
+    assert not torch.allclose(estimated, image)
+
+
+def test_an_average_set_by_hand_is_taken_even_after_an_estimate():
     G = tiny_generator()
-    first, second, third = torch.randn(3, 4, 6, dtype=torch.float64)
-    for batch in (first, second, third):
-        G.track_w_avg(batch, decay=0.5)
-    expected = 0.25 * first.mean(0) + 0.25 * second.mean(0) + 0.5 * third.mean(0)
-    torch.testing.assert_close(G.w_avg, expected)
-
-
-def test_track_w_avg_refuses_ws_and_decays_outside_0_to_1():
-    G = tiny_generator()
-    with pytest.raises(ValueError, match=r"\[B, style_dim\] = \[B, 6\]: \(2, 6, 6\)"):
-        G.track_w_avg(torch.zeros(2, 6, 6), decay=0.9)
-    with pytest.raises(ValueError, match=r"between 0 and 1: 1\.5"):
-        G.track_w_avg(torch.zeros(2, 6), decay=1.5)
+    G(latents(), truncation_psi=0.5)
+    G.w_avg.fill_(0.25)
+    G.w_avg_samples.fill_(4)
+    expected = with_known_w_avg()(latents(), truncation_psi=0)
+    torch.testing.assert_close(G(latents(), truncation_psi=0), expected)
 
 
 # Devices, precisions, compilation, checkpointing
@@ -401,7 +433,6 @@ def test_everything_runs_on_the_meta_device():
     with torch.device("meta"):
         G = Generator(tiny_config())
         image = G(torch.randn(2, 5), truncation_psi=0.5, truncation_cutoff=1)
-        G.track_w_avg(torch.randn(2, 6), decay=0.9)
         G.store_w_avg()
     assert image.shape == (2, 3, 16, 16)
     assert image.is_meta
