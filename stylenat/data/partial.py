@@ -49,7 +49,7 @@ class PartialZip:
         self.folder.mkdir(exist_ok=True)
         self._journal_path = self.folder / "journal.jsonl"
         self._journal = self._journal_path.open("a+b")
-        if not take_lock(self._journal, unlocked=f"nothing else may write {dest} meanwhile"):
+        if not take_lock(self._journal, unlocked=f"no other process may make {dest}"):
             raise ValueError(f"{dest} is being made by another process")
         self._zip_path = self.folder / "images.zip"
         self._zip_path.touch()
