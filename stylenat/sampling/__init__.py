@@ -6,7 +6,7 @@
 from stylenat.sampling.compiled import compile_synthesis
 from stylenat.sampling.files import check_sheet, default_sheet, write_samples
 from stylenat.sampling.images import DTYPES, contact_sheet, generate, save_png
-from stylenat.sampling.models import SNAPSHOTS, is_model, load_model, model_file
+from stylenat.sampling.models import SNAPSHOTS, is_model, load_generator, load_model, model_file
 from stylenat.sampling.seeds import SEED_SCHEMES, latents, parse_seeds
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "generate",
     "is_model",
     "latents",
+    "load_generator",
     "load_model",
     "model_file",
     "parse_seeds",
