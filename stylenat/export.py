@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ops.checks import kind as kind_of
 from stylenat import __version__
 from stylenat.config import from_dict, replacing, to_dict
-from stylenat.config.files import user_path
+from stylenat.config.files import naming, user_path
 from stylenat.config.words import listed, printable
 from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
 from stylenat.models.generator import Generator, GeneratorConfig
@@ -82,7 +82,7 @@ def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
     path, device = user_path(path), as_device(device)
     try:
         # safetensors names neither a missing file nor a folder well.
-        with path.open("rb"), safe_open(path, framework="pt") as file:
+        with naming(path), path.open("rb"), safe_open(path, framework="pt") as file:
             names = list(file.keys())
             config = _config(kind, file.metadata() or {}, len(names))
             # safetensors maps the file; the network's memory is its own.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from stylenat.config.files import user_path
+from stylenat.config.files import naming, user_path
 from stylenat.config.words import listed, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -122,7 +122,7 @@ def load_untrusted(path: Path, *, mapped: bool = True) -> object:
 
 
 def _check_archive(path: Path) -> None:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         start = file.read(len(ZIP_MAGIC))
     if not start:
         raise ValueError(f"{path} is empty")

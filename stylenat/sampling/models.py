@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from stylenat.config.files import user_path
+from stylenat.config.files import naming, user_path
 from stylenat.export import as_device
 from stylenat.export import load_generator as load_export
 from stylenat.legacy import convert_checkpoint
@@ -43,7 +43,7 @@ def load_model(
 def _read(file: Path) -> Generator:
     if file.suffix.lower() in (".yaml", ".yml"):
         raise ValueError(f"{file} is a configuration, not a model: give the run's folder")
-    with file.open("rb") as opened:
+    with naming(file), file.open("rb") as opened:
         start = opened.read(9)
     is_zip = start.startswith(ZIP_MAGIC)
     if is_zip and file.suffix == ".safetensors":  # PyTorch goes by the name
