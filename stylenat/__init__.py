@@ -1,7 +1,8 @@
 """StyleNAT: a style-based GAN with neighborhood attention.
 
-`generator = stylenat.load_generator("ffhq256.safetensors")` loads a model; `generator(z)` gives
-images of latents, and `generator.to_uint8` their pixels.
+`generator = stylenat.load_generator("ffhq256.safetensors")` loads a model: an exported file, a run
+folder or one of its checkpoints, or a published .pt. `generator(z)` gives images of latents, and
+`generator.to_uint8` their pixels.
 """
 
 import importlib.util
@@ -11,12 +12,8 @@ import sys
 # Not typing's: `python -m stylenat` runs this file while a typing.py of the folder would be found.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from stylenat.export import (
-        load_discriminator,
-        load_generator,
-        save_discriminator,
-        save_generator,
-    )
+    from stylenat.export import load_discriminator, save_discriminator, save_generator
+    from stylenat.sampling import load_generator
 
 __version__ = "0.1.0"
 __all__ = [
@@ -69,6 +66,10 @@ import ops  # noqa: E402, F401
 
 def __getattr__(name: str) -> object:
     """Load a function with all that it needs, PyTorch above all, when it is first asked for."""
+    if name == "load_generator":
+        from stylenat.sampling import load_generator
+
+        return load_generator
     if name in __all__:
         from stylenat import export
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ops.checks import kind as kind_of
 from stylenat import __version__
 from stylenat.config import from_dict, replacing, to_dict
-from stylenat.config.files import user_path
+from stylenat.config.files import naming, user_path
 from stylenat.config.words import listed, printable
 from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
 from stylenat.models.generator import Generator, GeneratorConfig
@@ -82,12 +82,12 @@ def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
     path, device = user_path(path), as_device(device)
     try:
         # safetensors names neither a missing file nor a folder well.
-        with path.open("rb"), safe_open(path, framework="pt") as file:
+        with naming(path), path.open("rb"), safe_open(path, framework="pt") as file:
             names = list(file.keys())
             config = _config(kind, file.metadata() or {}, len(names))
             # safetensors maps the file; the network's memory is its own.
             tensors = {name: file.get_tensor(name).clone() for name in names}
-        return _build(kind, config, tensors).to(device).eval()
+        return build_network(kind, config, tensors).to(device).eval()
     except SafetensorError as error:
         sentence = f"{path} is damaged, or no safetensors file: {error}"
         raise ValueError(printable(sentence)) from error
@@ -137,8 +137,9 @@ def refuse_more_layers(config: GeneratorConfig | DiscriminatorConfig, tensor_cou
         raise ValueError(f"its config has {layers} layers, but it holds {tensor_count} tensors")
 
 
-def _build(kind: str, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The network around these tensors, which must be its own to the last one."""
+def build_network(kind: str, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """The network around these tensors, which become its own. Raises ValueError, naming names,
+    unless they are the network's to the last one."""
     network_class, _ = KINDS[kind]
     try:
         with torch.device("meta"):

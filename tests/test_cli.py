@@ -49,7 +49,8 @@ def test_version_is_the_package_s():
 
 
 def test_names_of_the_package_are_loaded_when_asked_for():
-    from stylenat.export import load_generator, save_generator
+    from stylenat.export import save_generator
+    from stylenat.sampling import load_generator
 
     assert stylenat.load_generator is load_generator
     assert stylenat.save_generator is save_generator

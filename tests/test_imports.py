@@ -21,9 +21,9 @@ LAYERS = (
     ("stylenat.benchmarks", "stylenat.doctor"),
     ("stylenat.training",),
     ("stylenat.metrics",),
+    ("stylenat",),  # stylenat/__init__.py alone: the names that a user imports
     ("stylenat.sampling", "stylenat.data"),
     ("stylenat.legacy",),
-    ("stylenat",),  # stylenat/__init__.py alone: the names that a user imports
     ("stylenat.export",),
     ("stylenat.config",),
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),

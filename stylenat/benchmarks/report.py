@@ -13,6 +13,7 @@ import torch
 
 from stylenat.benchmarks.machine import Ceilings, environment, label
 from stylenat.benchmarks.timing import CPU
+from stylenat.config.files import replacing
 
 WIDTH = 200  # of a table that is not for a terminal
 
@@ -85,9 +86,11 @@ class Report:
             "rows": self.rows,
             "notes": self.notes,
         }
-        path.write_text(json.dumps(content, indent=1) + "\n")
+        with replacing(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
         if self.profile is not None:
-            path.with_suffix(".profile.txt").write_text(self.profile + "\n")
+            with replacing(path.with_suffix(".profile.txt")) as temporary:
+                temporary.write_text(self.profile + "\n")
         return path
 
 

@@ -59,7 +59,7 @@ def bench_op(
     """
     from stylenat.benchmarks import op
 
-    chosen = _prepare(device)
+    chosen = _prepare(device, outdir)
     batches = batches or ((1, 8) if chosen.type == "cuda" else (1,))
     report = op.bench_op(device=chosen, batches=batches, repeats=repeats, max_side=max_side)
     _finish(report, outdir)
@@ -78,7 +78,7 @@ def bench_tokens(max_side: int, device: str, repeats: int, outdir: Path | None) 
         raise click.BadParameter(
             f"the smallest map here is {tokens.SIDES[0]}", param_hint="max-side"
         )
-    chosen = _prepare(device)
+    chosen = _prepare(device, outdir)
     _finish(tokens.bench_tokens(device=chosen, repeats=repeats, max_side=max_side), outdir)
 
 
@@ -110,7 +110,7 @@ def bench_generator(
     from stylenat.benchmarks import generator
     from stylenat.sampling import DTYPES
 
-    chosen = _prepare(device)
+    chosen = _prepare(device, outdir)
     report = generator.bench_generator(
         config_path,
         device=chosen,
@@ -170,7 +170,7 @@ def bench_training(
     report = training.bench_training(
         config,
         name=name,
-        device=_prepare(device),
+        device=_prepare(device, outdir),
         batches=batches or (config.train.batch,),
         repeats=repeats,
         profiled=profile,
@@ -185,16 +185,25 @@ def bench_data(repeats: int, outdir: Path | None) -> None:
     """Preparing drawn faces, and reading training batches."""
     from stylenat.benchmarks import data
 
+    _check_outdir(outdir)
     _finish(data.bench_data(repeats=repeats), outdir)
 
 
-def _prepare(device: str) -> torch.device:
-    """The device that was asked for, and freed memory kept."""
+def _prepare(device: str, outdir: Path | None) -> torch.device:
+    """The device that was asked for, freed memory kept, and OUTDIR found writable."""
     from stylenat.distributed import pick_device
     from stylenat.memory import keep_freed_memory
 
+    _check_outdir(outdir)
     keep_freed_memory()
     return pick_device(device)
+
+
+def _check_outdir(outdir: Path | None) -> None:
+    from stylenat.config.files import check_can_fill
+
+    if outdir is not None:
+        check_can_fill(outdir)
 
 
 def _finish(report: Report, outdir: Path | None) -> None:

@@ -32,18 +32,22 @@ def convert(
 ) -> None:
     """Convert a published checkpoint, StyleNAT's or StyleSwin's OFFICIAL.pt, to OUT.safetensors.
 
-    Nothing in the file is run. KEY=VALUE changes --config: model.generator.qk_scale=0.2
+    OFFICIAL may also be a training state, RUN/checkpoints/NIMG.pt. Nothing in the file is run.
+    KEY=VALUE changes --config: model.generator.qk_scale=0.2
     """
     if overrides and config_path is None:
         raise click.UsageError(f"KEY=VALUE changes --config, and there is none: {overrides[0]}")
-    if out.exists() and official.exists() and out.samefile(official):
-        raise click.UsageError(f"OUT must be another file than OFFICIAL: {out}")
+    for name, source in (("OFFICIAL", official), ("--config", config_path)):
+        if source is not None and out.exists() and source.exists() and out.samefile(source):
+            raise click.UsageError(f"OUT must be another file than {name}: {out}")
 
     from stylenat.config import load_config
+    from stylenat.config.files import check_can_write
     from stylenat.export import save_discriminator, save_generator
     from stylenat.legacy import convert_checkpoint
     from stylenat.models import Generator
 
+    check_can_write(out)
     config = None if config_path is None else load_config(config_path, overrides)
     network = convert_checkpoint(official, which=which, config=config)
     if isinstance(network, Generator):

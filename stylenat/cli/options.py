@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import click
@@ -34,6 +35,23 @@ class UserPath(click.ParamType):
         return user_path(value if isinstance(value, Path) else str(value))
 
 
+class Psi(click.ParamType):
+    """A finite number."""
+
+    name = "float"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> float:
+        try:
+            psi = float(str(value))
+        except ValueError:
+            self.fail(f"'{value}' is not a number", parameter, context)
+        if not math.isfinite(psi):
+            raise ValueError(f"truncation_psi must be finite: {psi}")
+        return psi
+
+
 BATCHES = click.option("--batch", "batches", type=Batches(), metavar="LIST", help="Such as 1,8,64.")
 COMPILE = click.option(
     "--compile",
@@ -57,6 +75,6 @@ SNAPSHOT = click.option(
     type=click.Choice(["best", "last"]),
     default="best",
     show_default=True,
-    help="Of a run folder.",
+    help="Which snapshot of a run folder to take.",
 )
-TRUNC = click.option("--trunc", type=float, default=1.0, show_default=True, help="Truncation psi.")
+TRUNC = click.option("--trunc", type=Psi(), default=1.0, show_default=True, help="Truncation psi.")

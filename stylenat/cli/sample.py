@@ -61,14 +61,18 @@ def sample(
     seed_scheme: str,
     snapshot: str,
 ) -> None:
-    """Write images of MODEL: an exported file, a run folder, or a published .pt.
+    """Write images of MODEL: an exported file, a run folder or one of its checkpoints, or a
+    published .pt.
 
     One PNG a seed, and grid.png, a contact sheet. Under torchrun, all processes share the seeds.
     """
+    from stylenat.config.files import check_can_fill
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.memory import keep_freed_memory
     from stylenat.sampling import (
         DTYPES,
+        check_seeds,
+        check_sheet,
         compile_synthesis,
         default_sheet,
         load_model,
@@ -82,8 +86,14 @@ def sample(
     chosen = pick_device(device)
     sheet = default_sheet(len(numbers)) if grid is None else None if grid == "none" else grid
     assert not isinstance(sheet, str)
+    # What can be refused is refused before a model is read.
+    check_seeds(numbers, seed_scheme)
+    if sheet is not None:
+        check_sheet(*sheet)
+    check_can_fill(outdir)
+    source = model_file(model, which=snapshot)
     with process_group(chosen):
-        generator = load_model(model, chosen, which=snapshot)
+        generator = load_model(source, chosen)
         if compiled:
             compile_synthesis(generator)
         write_samples(
@@ -98,5 +108,4 @@ def sample(
         )
         if is_main():
             with_sheet = "" if sheet is None else f", contact sheet {outdir / 'grid.png'}"
-            source = model_file(model, which=snapshot)
             click.echo(f"{len(set(numbers))} images of {source} in {outdir}{with_sheet}")

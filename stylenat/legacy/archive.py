@@ -17,9 +17,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from stylenat.config.files import user_path
+from stylenat.config.files import naming, user_path
 from stylenat.config.words import listed, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -59,10 +60,20 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
     """
     path = user_path(path)
     # Mapped: optimizer states cost nothing, and no claimed size reaches past the file.
-    top = fields(load_untrusted(path))
+    return official(path, load_untrusted(path))
+
+
+def official(path: Path, content: object) -> OfficialCheckpoint:
+    """What `load_untrusted` gave of a published checkpoint. Raises ValueError for anything else."""
+    top = fields(content)
     networks = fields(top.get("state_dicts", top))
     state_dicts = {name: fields(networks.get(name)) for name in ("g_ema", "g", "d")}
     state_dicts = {name: tensors for name, tensors in state_dicts.items() if tensors}
+    if not state_dicts and "mapping_network.layers.0.weight" in top:
+        raise ValueError(
+            f"{path} holds a generator's tensors without its configuration: write it with "
+            "stylenat.save_generator"
+        )
     if not state_dicts:
         raise ValueError(
             f"{path} is no StyleNAT or StyleSwin checkpoint: it holds none of g_ema, g and d, "
@@ -78,6 +89,17 @@ def fields(section: object) -> dict[str, Any]:
         return {}
     # Not held.items(): a crafted OrderedDict can carry an attribute of that name.
     return {name: value for name, value in dict.items(held) if isinstance(name, str)}
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is a tensor whose every element is in the file: dense, no view of fewer."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
+    )
 
 
 def load_untrusted(path: Path, *, mapped: bool = True) -> object:
@@ -100,7 +122,7 @@ def load_untrusted(path: Path, *, mapped: bool = True) -> object:
 
 
 def _check_archive(path: Path) -> None:
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         start = file.read(len(ZIP_MAGIC))
     if not start:
         raise ValueError(f"{path} is empty")

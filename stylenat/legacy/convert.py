@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from stylenat.config import RunConfig
+from stylenat.config.files import user_path
 from stylenat.config.words import listed, printable
 from stylenat.export import refuse_more_layers
 from stylenat.legacy.architecture import discriminator_config, generator_config
-from stylenat.legacy.archive import read_official
+from stylenat.legacy.archive import is_plain, load_untrusted, official
 from stylenat.legacy.tensors import (
     NATIVE_ONLY,
     Source,
@@ -21,6 +22,7 @@ from stylenat.legacy.tensors import (
     is_expected,
     official_sources,
 )
+from stylenat.legacy.training_state import is_training_state, network_of_state
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.generator import Generator
 
@@ -31,6 +33,9 @@ def convert_checkpoint(
     path: str | Path, *, which: str = "g_ema", config: RunConfig | None = None
 ) -> Generator | Discriminator:
     """The network `which` (g_ema, g or d) of a published checkpoint, float32, in eval mode.
+
+    Also of a training state, RUN/checkpoints/NIMG.pt, whose architecture is in `config`, or else in
+    RUN/config.yaml. Of a published file:
 
     The architecture comes from the checkpoint's own args, field by field; from `config` where they
     are silent, cut to the checkpoint's size where it is larger; else from the shapes, which do not
@@ -43,16 +48,20 @@ def convert_checkpoint(
     """
     if which not in NETWORKS:
         raise ValueError(f"which must be one of {', '.join(NETWORKS)}: {which}")
-    checkpoint = read_official(path)
+    path = user_path(path)
+    content = load_untrusted(path)
+    if is_training_state(content):
+        return network_of_state(path, content, which, config)
+    checkpoint = official(path, content)
     if which not in checkpoint.state_dicts:
         held = ", ".join(checkpoint.state_dicts)
         raise ValueError(f"{path} holds no {which}: only {held}")
     try:
-        official = _without_prefix(checkpoint.state_dicts[which])
-        network = _empty_network(which, checkpoint.args, official, config)
-        sources = official_sources(network, official)
-        _check(official, sources, network)
-        return _fill(network, official, sources)
+        tensors = _without_prefix(checkpoint.state_dicts[which])
+        network = _empty_network(which, checkpoint.args, tensors, config)
+        sources = official_sources(network, tensors)
+        _check(tensors, sources, network)
+        return _fill(network, tensors, sources)
     except ValueError as error:
         raise ValueError(printable(f"{path}, {which}: {error}")) from error
 
@@ -93,7 +102,7 @@ def _check(
     """Raises ValueError, naming names, unless the tensors are the network's to the last one."""
     expected = {name: shape for s in sources.values() for name, shape in s.shapes.items()}
     held = {name: x for name, x in official.items() if name in expected or is_constant(name)}
-    plain = {name: x for name, x in held.items() if _is_plain(x)}
+    plain = {name: x for name, x in held.items() if is_plain(x)}
     weights = {name: x for name, x in plain.items() if name in expected}
     faults = {
         "missing": [name for name in expected if name not in official],
@@ -118,17 +127,6 @@ def _check(
     if found:
         size = f"{network.config.resolution}x{network.config.resolution}"
         raise ValueError(f"its tensors do not make the network, {size}: {'; '.join(found)}")
-
-
-def _is_plain(value: object) -> bool:
-    """Whether a value is a tensor whose every element is in the file: dense, no view of fewer."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-        and value.untyped_storage().nbytes() >= value.numel() * value.element_size()
-    )
 
 
 def _fill(

@@ -16,6 +16,7 @@ from stylenat.distributed import all_gather, is_main, rank, world_size
 from stylenat.models import Generator
 from stylenat.progress import progress_bar
 from stylenat.sampling.images import contact_sheet, generate, save_png, save_sheet
+from stylenat.sampling.seeds import check_seeds
 
 MOST_CELLS = 10_000
 DEFAULT_SIDE = 10  # cells of a sheet that nobody asked for
@@ -54,7 +55,8 @@ def write_samples(
     Every rank takes the seeds at its own positions, rank 0 writes the sheet. Every file is whole or
     not there. Raises ValueError for no seeds, OSError where the folder cannot be written.
     """
-    if not seeds:
+    check_seeds(seeds, scheme)
+    if not len(seeds):  # an array has no truth
         raise ValueError("there must be at least one seed")
     if sheet is not None:
         check_sheet(*sheet)

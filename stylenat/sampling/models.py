@@ -6,46 +6,74 @@ from pathlib import Path
 
 import torch
 
-from stylenat.config.files import user_path
-from stylenat.export import as_device, load_generator
+from stylenat.config.files import naming, user_path
+from stylenat.export import as_device
+from stylenat.export import load_generator as load_export
 from stylenat.legacy import convert_checkpoint
+from stylenat.legacy.archive import ZIP_MAGIC
 from stylenat.models import Generator
 
 SNAPSHOTS = ("best", "last")
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
-def load_model(
+def load_generator(
     path: str | Path, device: str | torch.device = "cpu", *, which: str = "best"
 ) -> Generator:
-    """The generator in an export, a run folder or an official checkpoint: float32, in eval mode.
+    """The generator in whatever holds one, in eval mode, in the dtype that it has there.
 
-    Of a run, its best snapshot (its last where none is marked best yet), or its last. Where w_avg
+    `path`: an exported file; a run folder, of which `which` says the snapshot, best (last where
+    none is marked best yet) or last; a training state of a run; a published checkpoint. Where w_avg
     is unknown it is estimated, on the CPU, so that every device truncates towards the same w.
     Raises OSError for a file that cannot be read, and ValueError, one sentence that names it, for
     one that holds no generator and for a run without snapshots.
     """
     device = as_device(device)
-    file = model_file(path, which=which)
-    if file.suffix == ".safetensors" or _looks_like_safetensors(file):
-        generator = load_generator(file)
-    else:
-        converted = convert_checkpoint(file, which="g_ema")
-        assert isinstance(converted, Generator)
-        generator = converted
-    generator.float()
+    return _ready(_read(model_file(path, which=which)), device)
+
+
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", *, which: str = "best"
+) -> Generator:
+    """As `load_generator`, in float32, for pictures and scores."""
+    device = as_device(device)
+    return _ready(_read(model_file(path, which=which)).float(), device)
+
+
+def _read(file: Path) -> Generator:
+    if file.suffix.lower() in (".yaml", ".yml"):
+        raise ValueError(f"{file} is a configuration, not a model: give the run's folder")
+    with naming(file), file.open("rb") as opened:
+        start = opened.read(9)
+    is_zip = start.startswith(ZIP_MAGIC)
+    if is_zip and file.suffix == ".safetensors":  # PyTorch goes by the name
+        raise ValueError(f"{file} is a PyTorch file: rename it to {file.stem}.pt")
+    # Eight bytes of length, then JSON.
+    if start[8:] == b"{" or file.suffix == ".safetensors":
+        return load_export(file)
+    if start and not is_zip and start[:1] != b"\x80":  # an old pickle is refused as such
+        raise ValueError(f"{file} is no model: neither a safetensors file nor a checkpoint")
+    converted = convert_checkpoint(file, which="g_ema")
+    assert isinstance(converted, Generator)
+    return converted
+
+
+def _ready(generator: Generator, device: torch.device) -> Generator:
     if int(generator.w_avg_samples) == 0:
         generator.store_w_avg()
     return generator.to(device).eval()
 
 
 def model_file(path: str | Path, *, which: str = "best") -> Path:
-    """The file that `load_model` reads: `path` itself, or a snapshot of the run that it is."""
+    """The file that `load_generator` reads: `path` itself, or a snapshot of the run that it is."""
     if which not in SNAPSHOTS:
         raise ValueError(f"the snapshot must be one of {', '.join(SNAPSHOTS)}: {which}")
     path = user_path(path)
     if not path.is_dir():
         return path
+    if _is_part_of_run(path):
+        run = path.absolute().parent
+        raise ValueError(f"{path} is a part of a run: give one of its files, or the run, {run}")
     if not _is_run(path):
         raise ValueError(f"{path} is a folder, but no run: it holds no config.yaml")
     folder = path / "snapshots"
@@ -59,16 +87,18 @@ def model_file(path: str | Path, *, which: str = "best") -> Path:
 
 
 def is_model(path: str | Path) -> bool:
-    """Whether `path` is for `load_model`: a run folder, or a file named as models are."""
+    """Whether `path` is for `load_generator`: of a run, or a file named as models are."""
     path = user_path(path)
-    return _is_run(path) if path.is_dir() else path.suffix.lower() in MODEL_SUFFIXES
+    if path.is_dir():
+        return _is_run(path) or _is_part_of_run(path)
+    return path.suffix.lower() in MODEL_SUFFIXES
 
 
 def _is_run(path: Path) -> bool:
     return (path / "config.yaml").is_file()
 
 
-def _looks_like_safetensors(path: Path) -> bool:
-    """Eight bytes of length, then JSON."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+def _is_part_of_run(path: Path) -> bool:
+    """Whether a folder is a run's with its snapshots or its training states."""
+    place = path.absolute()
+    return place.name in ("snapshots", "checkpoints") and _is_run(place.parent)
