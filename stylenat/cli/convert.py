@@ -37,26 +37,24 @@ def convert(
     """
     if overrides and config_path is None:
         raise click.UsageError(f"KEY=VALUE changes --config, and there is none: {overrides[0]}")
-    for name, source in (("OFFICIAL", official), ("--config", config_path)):
-        if source is not None and out.exists() and source.exists() and out.samefile(source):
-            raise click.UsageError(f"OUT must be another file than {name}: {out}")
 
     from stylenat.config import load_config
-    from stylenat.config.files import check_can_write
+    from stylenat.config.files import check_can_write, refuse_overwriting
     from stylenat.export import save_discriminator, save_generator
     from stylenat.legacy import convert_checkpoint
     from stylenat.models import Generator
 
+    refuse_overwriting(out, official, config_path)
     check_can_write(out)
     config = None if config_path is None else load_config(config_path, overrides)
     network = convert_checkpoint(official, which=which, config=config)
     if isinstance(network, Generator):
         network.store_w_avg()
         save_generator(network, out)
-        kind, use = "generator", f'generator = stylenat.load_generator("{out}")'
+        kind, use = "generator", f"generator = stylenat.load_generator({str(out)!r})"
     else:
         save_discriminator(network, out)
-        kind, use = "discriminator", f'D = stylenat.load_discriminator("{out}")'
+        kind, use = "discriminator", f"D = stylenat.load_discriminator({str(out)!r})"
     side = network.config.resolution
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     megabytes = out.stat().st_size / 1e6

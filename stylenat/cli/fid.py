@@ -112,8 +112,8 @@ def fid(
     from stylenat.sampling import DTYPES, is_model, model_file
 
     if out is not None:
-        check_can_write(out)
         refuse_overwriting(out, model, data, weights, reference)
+        check_can_write(out)
     keep_freed_memory()
     chosen = pick_device(device)
     names = None

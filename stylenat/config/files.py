@@ -7,7 +7,7 @@ import os
 import secrets
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from ops.files import user_path as user_path
@@ -33,12 +33,19 @@ def check_can_write(path: str | Path) -> None:
     _check_writable(_target(path).parent)
 
 
-def refuse_overwriting(path: str | Path, *inputs: object) -> None:
+def refuse_overwriting(path: str | Path, *inputs: str | Path | None) -> None:
     """Raises ValueError if the file to be written is one of those that are read, by any name."""
     for name in inputs:
-        with suppress(OSError):  # an input that is not there is named when it is opened
-            if name is not None and Path(path).samefile(user_path(str(name))):
-                raise ValueError(f"{path} would be overwritten, and is read: {name}")
+        if name is not None and _is_same_file(Path(path), user_path(name)):
+            raise ValueError(f"{path} must be another file than {name}, which is read")
+
+
+def _is_same_file(one: Path, other: Path) -> bool:
+    """Through links of either kind; neither need exist."""
+    try:
+        return one.samefile(other)
+    except OSError:
+        return os.path.realpath(one) == os.path.realpath(other)
 
 
 def check_can_fill(folder: str | Path) -> None:

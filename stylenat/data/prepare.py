@@ -16,11 +16,17 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from stylenat.config.files import check_can_fill, check_can_write, naming, user_path
+from stylenat.config.files import (
+    check_can_fill,
+    check_can_write,
+    naming,
+    refuse_overwriting,
+    user_path,
+)
 from stylenat.config.sections import MOST_WORKERS
 from stylenat.config.words import listed, printable, shown
 from stylenat.data.images import FILTERS, Filter, ImageError, RefusedImage, scale_and_crop
-from stylenat.data.opening import FACES, check_seed, open_unscaled
+from stylenat.data.opening import check_seed, open_unscaled
 from stylenat.data.partial import PartialZip, partial_folder
 from stylenat.data.pool import available_processors, in_order
 from stylenat.data.source import ImageSource, Label, SubsetSource
@@ -129,9 +135,7 @@ def _check_dest(dest: Path, source_path: str, *, overwrite: bool) -> None:
     """All that can be known of the place before the work begins."""
     if dest.suffix.lower() != ".zip":
         raise ValueError(f"DEST must be a .zip: {dest}")
-    place = Path(source_path) if source_path.startswith(FACES) else user_path(source_path)
-    if is_same_file(dest, place):
-        raise ValueError(f"DEST must not be SOURCE: {dest}")
+    refuse_overwriting(dest, source_path)
     if not dest.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(dest.parent))
     if dest.exists() and not dest.is_dir() and not overwrite:
@@ -142,14 +146,6 @@ def _check_dest(dest: Path, source_path: str, *, overwrite: bool) -> None:
         check_can_fill(partial)
     elif os.path.lexists(partial):
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(partial))
-
-
-def is_same_file(one: Path, other: Path) -> bool:
-    """Whether two paths lead to one file, through links too; it need not exist."""
-    try:
-        return one.samefile(other)
-    except OSError:
-        return os.path.realpath(one) == os.path.realpath(other)
 
 
 @dataclass(frozen=True)

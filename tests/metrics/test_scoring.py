@@ -124,8 +124,8 @@ def test_patches_that_overflow_memory_are_the_same(monkeypatch):
     [
         (["--out", "absent/x.json"], "absent: No such file or directory"),
         (["--out", "."], ".: Is a directory"),
-        (["--out", "MODEL"], "would be overwritten, and is read"),
-        (["--out", "link"], "would be overwritten, and is read"),
+        (["--out", "MODEL"], "must be another file than"),
+        (["--out", "link"], "must be another file than"),
         (["--metrics", "fdi"], "unknown metric 'fdi'"),
         (["--seed", str(2**62), "--num", "4"], "the seed is too large for 4 images"),
         (["--seed", "-1"], "the seed must be at least 0: -1"),
