@@ -54,8 +54,11 @@ def _refuse_foreign_ops() -> None:
         f"StyleNAT needs its own package `ops`, and Python has {other} under that name, with which "
         f"images would be wrong; {help_}"
     )
-    if sys.argv[:1] == ["-m"] and any(word.startswith(__name__) for word in sys.orig_argv[1:]):
-        raise SystemExit(f"Error: {sentence}")  # `python -m stylenat`: no traceback
+    program = os.path.basename(sys.argv[0]) if sys.argv else ""
+    if program == "-m":  # `python -m stylenat`, while Python looks for it
+        program = next((word for word in sys.orig_argv[1:] if not word.startswith("-")), "")
+    if program.split(".")[0] == __name__:  # the command: no traceback
+        raise SystemExit(f"Error: {sentence}")
     raise ImportError(sentence)
 
 

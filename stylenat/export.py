@@ -20,7 +20,7 @@ from ops.checks import kind as kind_of
 from stylenat import __version__
 from stylenat.config import from_dict, replacing, to_dict
 from stylenat.config.files import naming, user_path
-from stylenat.config.words import listed, printable
+from stylenat.config.words import first_line, listed, printable
 from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
 from stylenat.models.generator import Generator, GeneratorConfig
 
@@ -145,7 +145,7 @@ def build_network(kind: str, config: Any, tensors: Mapping[str, Tensor]) -> nn.M
         with torch.device("meta"):
             network: nn.Module = network_class(config)
     except RuntimeError as error:
-        raise ValueError(f"its config makes no network: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"its config makes no network: {first_line(error)}") from error
     expected = network.state_dict()
     faults = {
         "missing": [name for name in expected if name not in tensors],

@@ -24,6 +24,12 @@ def listed(names: Sequence[str]) -> str:
     return f"{first} and {more} more" if more > 0 else first
 
 
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, on one line; its class if it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return printable(lines[0].strip())
+
+
 def printable(text: str) -> str:
     """On one line, and without what a terminal would take for a command."""
     return text if text.isprintable() else repr(text)[1:-1]

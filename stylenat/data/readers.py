@@ -10,7 +10,7 @@ import stat
 import zipfile
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,10 +199,11 @@ def _folders(name: str) -> Iterator[str]:
         yield name[:end]
 
 
-def _run_folders(members: Iterable[str]) -> set[str]:
+def _run_folders(members: Sequence[str]) -> set[str]:
     """The folders of a zip that `stylenat train` made."""
     configs, others = set(), set()
-    for name in map(normal, members):
+    has_config = any(name.endswith("config.yaml") for name in members)
+    for name in map(normal, members if has_config else ()):
         folder, _, file = name.rpartition("/")
         if file == "config.yaml":
             configs.add(folder)

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from stylenat.config.files import naming, user_path
-from stylenat.config.words import listed, printable
+from stylenat.config.words import first_line, listed, printable
 
 ZIP_MAGIC = b"PK\x03\x04"
 NAMESPACE = "argparse.Namespace"
@@ -138,7 +138,7 @@ def _check_archive(path: Path) -> None:
             if fault is None and (damaged := archive.testzip()) is not None:
                 fault = f"is damaged: {damaged} fails its checksum"
     except DAMAGE as error:
-        raise ValueError(f"{path} is truncated or damaged: {_first_line(error)}") from error
+        raise ValueError(f"{path} is truncated or damaged: {first_line(error)}") from error
     if fault is not None:
         raise ValueError(printable(f"{path} {fault}"))
 
@@ -167,9 +167,4 @@ def _unpickling(path: Path) -> Iterator[None]:
         yield
     # A crafted stream can make an unpickler raise anything.
     except Exception as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {_first_line(error)}") from error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return printable(lines[0].strip())
+        raise ValueError(f"{path} cannot be read as a checkpoint: {first_line(error)}") from error

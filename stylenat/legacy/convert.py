@@ -11,7 +11,7 @@ from torch import Tensor
 
 from stylenat.config import RunConfig
 from stylenat.config.files import user_path
-from stylenat.config.words import listed, printable
+from stylenat.config.words import first_line, listed, printable
 from stylenat.export import refuse_more_layers
 from stylenat.legacy.architecture import discriminator_config, generator_config
 from stylenat.legacy.archive import is_plain, load_untrusted, official
@@ -92,7 +92,7 @@ def _empty_network(
         with torch.device("meta"):
             return Generator(found_g)
     except RuntimeError as error:  # more elements than an integer counts
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"its tensors do not make a network: {reason}") from error
 
 

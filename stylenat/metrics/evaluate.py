@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stylenat import __version__
 from stylenat.config import METRICS
+from stylenat.config.files import user_path
 from stylenat.data import ImageSource
 from stylenat.distributed import from_main
 from stylenat.metrics import kid, precision_recall, swd
@@ -87,9 +88,9 @@ class Evaluator:
         if data is None:
             assert reference is not None
             assert self.network is not None
-            self.gaussian = load_reference(reference, self.network)
-            digest = sha256_of(Path(reference))
-            self.reference = {"file": Path(reference).name, "sha256": digest}
+            file = user_path(reference)
+            self.gaussian = load_reference(file, self.network)
+            self.reference = {"file": file.name, "sha256": sha256_of(file)}
         else:
             self._measure_reference(data)
 

@@ -23,6 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stylenat.config.words import first_line
 from stylenat.legacy.archive import load_untrusted
 from stylenat.metrics.weights import VerifiedFile
 
@@ -59,7 +60,7 @@ class FeatureNetwork:
         try:
             features_BD = self(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
         except (RuntimeError, AttributeError, TypeError) as error:
-            reason = str(error).strip().splitlines()[-1]
+            reason = first_line(error)
             raise ValueError(f"{self.weights.path} is no feature network: {reason}") from error
         if len(features_BD) != 2 or not features_BD.isfinite().all():
             raise ValueError(f"{self.weights.path} gives no finite features of a black image")
@@ -130,7 +131,7 @@ def _load_torchscript(weights: VerifiedFile) -> nn.Module:
             warnings.simplefilter("ignore", FutureWarning)  # deprecated, but the file is what it is
             network = torch.jit.load(weights.path, map_location="cpu")
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise ValueError(f"{weights.path} is no TorchScript network: {reason}") from error
     return network
 

@@ -12,6 +12,7 @@ from urllib.request import Request, urlopen
 
 from ops.files import cache_folder
 from stylenat.config import private_folder, replacing
+from stylenat.config.files import user_path
 from stylenat.distributed import is_main, main_first
 from stylenat.progress import progress_bar
 
@@ -78,7 +79,7 @@ def find_weights(mode: str, file: str | Path | None = None, *, trust: bool = Fal
     """
     published = WEIGHTS[mode]
     if file is not None:
-        return _own_file(published, Path(file), trust=trust)
+        return _own_file(published, user_path(file), trust=trust)
     path = metrics_folder() / published.name
     with main_first():
         if not path.exists():

@@ -199,11 +199,19 @@ def next_run_folder(config_path: Path, runs: Path = RUNS) -> Path:
 
 
 def _saved_config(path: Path, new: RunConfig) -> RunConfig:
-    """A run's own config; data.seed as in `new` if it has none, and if it decided nothing."""
+    """A run's own config; data.seed as in `new` if it has none, and if it decided nothing.
+
+    Raises ValueError if the run drew its data with a train.seed that is not the new data.seed.
+    """
     saved = load_run_config(path)
-    if saved != load_config(path) and not saved.data.is_drawn:
-        return replace(saved, data=replace(saved.data, seed=new.data.seed))
-    return saved
+    if saved == load_config(path) or saved.data.seed == new.data.seed:
+        return saved
+    if saved.data.is_drawn:
+        raise ValueError(
+            f"{path.parent} drew its data with train.seed, as runs did before there was data.seed: "
+            f"give data.seed={saved.data.seed} to continue it"
+        )
+    return replace(saved, data=replace(saved.data, seed=new.data.seed))
 
 
 def check_same_run(path: Path, old: RunConfig, new: RunConfig) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import tempfile
 from pathlib import Path
 from unittest.mock import MagicMock as Mock
 
@@ -271,11 +272,24 @@ def test_a_disk_s_fault_is_named_with_the_file(tmp_path, monkeypatch, fault, fil
     assert error == f"{tmp_path}/.y.zip.partial/{file}: {os.strerror(fault)}"
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_folder_that_cannot_be_written_is_named_before_the_source_is_opened(tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o500)
+@pytest.mark.parametrize("fault", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+@pytest.mark.parametrize("left", [False, True])
+def test_a_folder_that_cannot_be_written_is_named_before_the_source_is_opened(
+    tmp_path, monkeypatch, fault, left
+):
+    """The zip's own folder, or the one that an unfinished run left in it."""
+    folder = tmp_path / "locked" / ".x.zip.partial" if left else tmp_path / "locked"
+    folder.mkdir(parents=True)
+    temporary = tempfile.TemporaryFile
+
+    def refused(*, dir: object) -> object:
+        if Path(str(dir)) == folder:
+            raise OSError(fault, os.strerror(fault))
+        return temporary(dir=dir)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refused)
     error = one_error(run("absent", tmp_path / "locked" / "x.zip", "--resolution", 8), 1)
-    assert error.startswith(f"{tmp_path}/locked: ")
+    assert error == f"{folder}: {os.strerror(fault)}"
 
 
 def test_verify_names_the_faults_and_ends_with_code_1(tmp_path):
