@@ -49,7 +49,10 @@ def cache_folder() -> Path:
     try:
         return user_path(chosen) if chosen else user_path(base or "~/.cache") / "stylenat"
     except ValueError as error:
-        raise OSError(f"there is no cache folder: {error}, or set STYLENAT_CACHE") from error
+        fault = error if chosen or base else "this user has no home folder"
+        raise OSError(
+            f"there is no cache folder: {fault}; set STYLENAT_CACHE to a folder"
+        ) from error
 
 
 def take_lock(file: IO[Any], *, unlocked: str, seconds: float = 0.0) -> bool:
