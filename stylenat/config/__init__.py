@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from stylenat.config.blame import origin
-from stylenat.config.files import private_folder, replacing
+from stylenat.config.files import private_folder, replacing, user_path
 from stylenat.config.plain import from_dict, to_dict
 from stylenat.config.sections import (
     METRICS,
@@ -86,7 +86,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     interpolations.
     """
     try:
-        data = read_yaml(Path(path))
+        data = read_yaml(user_path(path))
     except ValueError as error:
         raise ValueError(printable(f"{path}: {error}")) from error
     base = copy.deepcopy(data)
@@ -116,11 +116,11 @@ def load_run_config(path: str | Path) -> RunConfig:
     Before there was data.seed, a run drew its data with train.seed.
     """
     config = load_config(path)
-    if "seed" in (read_yaml(Path(path)).get("data") or {}):
+    if "seed" in (read_yaml(user_path(path)).get("data") or {}):
         return config
     return replace(config, data=replace(config.data, seed=config.train.seed))
 
 
 def save_config(config: RunConfig, path: str | Path) -> None:
     """Write a YAML file that `load_config` reads back to an equal config; replaced atomically."""
-    write_yaml(to_dict(config), path)
+    write_yaml(to_dict(config), user_path(path))

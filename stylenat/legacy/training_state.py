@@ -15,7 +15,7 @@ from stylenat.legacy.archive import fields, is_plain
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.generator import Generator
 
-FORMAT = 1  # of stylenat.training.checkpoint
+FORMAT = 1  # of the checkpoints that training writes
 NAMES = {"g_ema": "G_ema", "g": "G", "d": "D"}
 
 

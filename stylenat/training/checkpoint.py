@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,9 +16,9 @@ import torch
 
 from stylenat import __version__
 from stylenat.config import replacing
+from stylenat.config.files import naming
 from stylenat.legacy.archive import load_untrusted
-
-FORMAT = 1
+from stylenat.legacy.training_state import FORMAT
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `replacing` names them
 SET_ASIDE = ".damaged"
@@ -35,7 +33,7 @@ def save_checkpoint(folder: Path, content: dict[str, Any], *, keep: int) -> Path
     written; the older ones are still there then, and one of the same `nimg` too.
     """
     path = folder / f"{content['nimg']:09d}.pt"
-    with _naming(path):
+    with naming(path):
         with replacing(path) as temporary:
             digest = _write(temporary, content)
             # Until the file has been replaced, its old digest holds too.
@@ -116,15 +114,6 @@ def is_whole(path: Path) -> bool:
     """Whether a checkpoint's bytes are those that were written."""
     digests = _digests(path)
     return bool(digests) and _sha256(path) in digests
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """An OSError of the block names `path`: one of writing names no file."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def _write(path: Path, content: dict[str, Any]) -> str:
