@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from ops.build import BuildError, find_compiler
-from ops.files import cache_folder
 from ops.neighborhood import BACKENDS, HeadGroup, neighborhood_attention_2d
 from ops.neighborhood.backends import VARIABLE, Backend, choose
 from ops.neighborhood.impl import natten, triton
 from ops.neighborhood.problem import Problem, describe
 from stylenat import __version__
+from stylenat.files import cache_folder
 
 # FFHQ's kernel and head_dim, on a small map that has edges, an inside, and an odd column of tiles.
 SHAPE = (2, 16, 18, 4, 32)

@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from ops.checks import kind as kind_of
 from stylenat import __version__
-from stylenat.config import from_dict, replacing, to_dict
-from stylenat.config.files import naming, user_path
-from stylenat.config.words import first_line, listed, printable
+from stylenat.config import from_dict, to_dict
+from stylenat.files import naming, replacing, user_path
 from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
 from stylenat.models.generator import Generator, GeneratorConfig
+from stylenat.text import first_line, printable
+from stylenat.untrusted import misfits
 
 FORMAT = 1
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -147,25 +148,23 @@ def build_network(kind: str, config: Any, tensors: Mapping[str, Tensor]) -> nn.M
     except RuntimeError as error:
         raise ValueError(f"its config makes no network: {first_line(error)}") from error
     expected = network.state_dict()
-    faults = {
-        "missing": [name for name in expected if name not in tensors],
-        "left over": [name for name in tensors if name not in expected],
-        "of another shape or type": [
-            f"{name} {list(x.shape)} {x.dtype} instead of {list(expected[name].shape)}"
-            for name, x in tensors.items()
-            if name in expected and not _fits(x, expected[name])
+    odd = misfits(
+        {name: tensor.shape for name, tensor in expected.items()},
+        tensors,
+        of_another_type=[
+            f"{name} {tensor.dtype} instead of {expected[name].dtype}"
+            for name, tensor in tensors.items()
+            if name in expected and not _is_same_kind(tensor, expected[name])
         ],
-    }
-    found = [f"{len(names)} {what} ({listed(names)})" for what, names in faults.items() if names]
-    if found:
-        raise ValueError(f"its tensors are not its network's: {'; '.join(found)}")
+    )
+    if odd:
+        raise ValueError(f"its tensors are not its network's: {odd}")
     network.load_state_dict(tensors, assign=True)
     return network
 
 
-def _fits(tensor: Tensor, expected: Tensor) -> bool:
-    """The same shape, and the same dtype unless both are floating: a model may be bfloat16."""
-    same_dtype = tensor.dtype == expected.dtype or (
+def _is_same_kind(tensor: Tensor, expected: Tensor) -> bool:
+    """The same dtype, unless both are floating: a model may be bfloat16."""
+    return tensor.dtype == expected.dtype or (
         tensor.dtype in FLOATING and expected.is_floating_point()
     )
-    return tensor.shape == expected.shape and same_dtype

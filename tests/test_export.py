@@ -299,9 +299,18 @@ def test_missing_tensor_is_named(saved):
     ("add", "sentence"),
     [
         ({"extra": torch.zeros(1)}, "1 left over (extra)"),
-        ({"const": torch.zeros(4, 4, 9)}, "(const [4, 4, 9] torch.float32 instead of [4, 4, 8])"),
-        ({"const": torch.zeros(4, 4, 8).int()}, "(const [4, 4, 8] torch.int32 instead of"),
-        ({"w_avg_samples": torch.zeros(())}, "(w_avg_samples [] torch.float32 instead of []"),
+        (
+            {"const": torch.zeros(4, 4, 9)},
+            "of another shape (const [4, 4, 9] instead of [4, 4, 8])",
+        ),
+        (
+            {"const": torch.zeros(4, 4, 8).int()},
+            "of another type (const torch.int32 instead of torch.float32)",
+        ),
+        (
+            {"w_avg_samples": torch.zeros(())},
+            "of another type (w_avg_samples torch.float32 instead of torch.int64)",
+        ),
     ],
 )
 def test_tensor_that_is_not_the_network_s_is_named(add, sentence, saved):

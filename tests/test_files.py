@@ -14,14 +14,14 @@ import pytest
 from ops.files import cache_folder
 from stylenat.cli import main
 from stylenat.cli.options import UserPath
-from stylenat.config.files import (
+from stylenat.export import load_generator, save_generator
+from stylenat.files import (
     check_can_fill,
     check_can_write,
     naming,
     replacing,
     user_path,
 )
-from stylenat.export import load_generator, save_generator
 from stylenat.sampling import is_model, load_model, save_png, write_samples
 from tests.sampling.tiny import tiny_generator
 

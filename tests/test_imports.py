@@ -28,7 +28,8 @@ LAYERS = (
     ("stylenat.config",),
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
     ("stylenat.distributed",),
-    ("stylenat.ending",),
+    ("stylenat.ending", "stylenat.untrusted"),
+    ("stylenat.files", "stylenat.text", "stylenat.marks"),
     ("stylenat.memory",),
     ("ops",),
 )

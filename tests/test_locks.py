@@ -15,7 +15,7 @@ from ops import build
 from ops.build import BuildError, build_library
 from ops.files import take_lock
 from stylenat.data.partial import PartialZip
-from stylenat.training.lock import FileLock
+from stylenat.files import FileLock
 
 ROOT = Path(__file__).resolve().parent.parent
 FAR = 60  # seconds: against a hang

@@ -13,7 +13,7 @@ import torch
 
 from stylenat.benchmarks.machine import Ceilings, environment, label
 from stylenat.benchmarks.timing import CPU
-from stylenat.config.files import replacing
+from stylenat.files import replacing
 
 WIDTH = 200  # of a table that is not for a terminal
 

@@ -200,7 +200,7 @@ def _prepare(device: str, outdir: Path | None) -> torch.device:
 
 
 def _check_outdir(outdir: Path | None) -> None:
-    from stylenat.config.files import check_can_fill
+    from stylenat.files import check_can_fill
 
     if outdir is not None:
         check_can_fill(outdir)

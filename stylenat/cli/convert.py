@@ -39,8 +39,8 @@ def convert(
         raise click.UsageError(f"KEY=VALUE changes --config, and there is none: {overrides[0]}")
 
     from stylenat.config import load_config
-    from stylenat.config.files import check_can_write, refuse_overwriting
     from stylenat.export import save_discriminator, save_generator
+    from stylenat.files import check_can_write, refuse_overwriting
     from stylenat.legacy import convert_checkpoint
     from stylenat.models import Generator
 

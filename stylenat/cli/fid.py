@@ -105,8 +105,8 @@ def fid(
     given.
     Under torchrun, all processes share the work. The scores do not depend on their number.
     """
-    from stylenat.config.files import check_can_write, refuse_overwriting
     from stylenat.distributed import is_main, pick_device, process_group
+    from stylenat.files import check_can_write, refuse_overwriting
     from stylenat.memory import keep_freed_memory
     from stylenat.metrics import protocol_of, score
     from stylenat.sampling import DTYPES, is_model, model_file
@@ -151,8 +151,7 @@ def fid(
 
 def _finish(scores: Scores, name: str, file: Path | None, out: Path | None) -> None:
     """Print the scores, and write them where it was asked for; `file` holds the model's weights."""
-    from stylenat.config import replacing
-    from stylenat.metrics.weights import sha256_of
+    from stylenat.files import replacing, sha256_of
 
     for metric, value in scores.values.items():
         click.echo(f"{metric:<12}{value:.6g}")

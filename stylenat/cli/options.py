@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from ops.files import user_path
+from stylenat.files import user_path
 
 
 class Batches(click.ParamType):

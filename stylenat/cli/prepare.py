@@ -104,7 +104,7 @@ def _is_given(context: click.Context, parameter: click.Parameter) -> bool:
 
 
 def _show(report: Report, dest: Path, resolution: int, seconds: float) -> None:
-    from stylenat.config.words import printable, shell_word
+    from stylenat.text import printable, shell_word
 
     if report.restarted:
         click.echo("Began anew: an unfinished run's source or settings were others.")
@@ -132,8 +132,8 @@ def _remarks(report: Report) -> tuple[str, ...]:
 
 
 def _verify(path: str, workers: int | None) -> None:
-    from stylenat.config.words import printable
     from stylenat.data.verify import verify
+    from stylenat.text import printable
 
     found = verify(path, workers=workers)
     labels = f", {found.labels:,} of them labelled" if found.labels else ""

@@ -66,8 +66,8 @@ def sample(
 
     One PNG a seed, and grid.png, a contact sheet. Under torchrun, all processes share the seeds.
     """
-    from stylenat.config.files import check_can_fill
     from stylenat.distributed import is_main, pick_device, process_group
+    from stylenat.files import check_can_fill
     from stylenat.memory import keep_freed_memory
     from stylenat.sampling import (
         DTYPES,

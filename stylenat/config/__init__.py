@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from stylenat.config.blame import origin
-from stylenat.config.files import private_folder, replacing, user_path
 from stylenat.config.plain import from_dict, to_dict
 from stylenat.config.sections import (
     METRICS,
@@ -21,7 +20,6 @@ from stylenat.config.sections import (
     MetricsConfig,
     TrainConfig,
 )
-from stylenat.config.words import printable, shortened
 from stylenat.config.yaml_file import (
     UnfitOverride,
     apply_override,
@@ -29,8 +27,10 @@ from stylenat.config.yaml_file import (
     refuse_interpolations,
     write_yaml,
 )
+from stylenat.files import user_path
 from stylenat.models.discriminator import DiscriminatorConfig
 from stylenat.models.generator import GeneratorConfig
+from stylenat.text import printable, shortened
 
 __all__ = [
     "METRICS",
@@ -43,8 +43,6 @@ __all__ = [
     "from_dict",
     "load_config",
     "load_run_config",
-    "private_folder",
-    "replacing",
     "save_config",
     "to_dict",
 ]

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from stylenat.config.words import shortened
+from stylenat.text import shortened
 
 # The two smallest networks. What is refused on top of them as well has nothing to do with the file.
 NEUTRAL: dict[str, Any] = {

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from pydantic import ConfigDict, TypeAdapter
 
-from stylenat.config.words import listed, shown
+from stylenat.text import listed, shown
 
 T = TypeVar("T")
 

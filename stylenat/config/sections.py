@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stylenat.config.words import shown
+from stylenat.text import shown
 
 METRICS = ("fid", "kid", "pr", "swd")
 MOST_SEED = 2**63 - 1

@@ -11,9 +11,9 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from stylenat.config.files import replacing
 from stylenat.config.plain import all_keys, first_entries, holds_text, join, unknown_key
-from stylenat.config.words import shortened, shown
+from stylenat.files import replacing
+from stylenat.text import shortened, shown
 
 MAX_CHARACTERS = 100_000
 MAX_DEPTH = 50  # of lists and sections in each other

@@ -14,9 +14,8 @@ from typing import Any
 
 from PIL import Image
 
-from ops.files import cache_folder
-from stylenat.config.files import private_folder, replacing
 from stylenat.data.source import ImageSource, hashed
+from stylenat.files import cache_folder, private_folder, replacing
 
 ARCHIVES = {"cifar-10-python.tar.gz": "CIFAR10", "cifar-100-python.tar.gz": "CIFAR100"}
 LARGEST_MEMBER = 200_000_000  # bytes; the largest of the published ones has 155 million

@@ -14,7 +14,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from stylenat.config.words import printable
+from stylenat.text import printable
 
 Filter = Literal["bilinear", "lanczos", "box"]
 FILTERS = {

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stylenat.config.words import listed, shortened, shown
 from stylenat.data.listing import INDEX, normal
 from stylenat.data.source import Label
+from stylenat.text import listed, shortened, shown
 
 MOST = 2**63  # PyTorch's and NumPy's integers end there
 

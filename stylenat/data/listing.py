@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stylenat.config.marks import READ_BYTES, is_marked
-from stylenat.config.words import listed, printable
 from stylenat.data.images import EXTENSIONS
+from stylenat.marks import READ_BYTES, is_marked
+from stylenat.text import listed, printable
 
 INDEX = "dataset.json"
 

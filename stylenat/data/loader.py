@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylenat.config.words import listed
 from stylenat.data.images import ImageError
 from stylenat.data.pool import in_order
 from stylenat.data.source import ImageSource, random_state
+from stylenat.text import listed
 
 Sample = tuple[int, bool]  # index, flipped
 Bad = dict[int, str]  # images that can't be read, by index: a sentence each

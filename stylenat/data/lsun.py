@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ops.files import cache_folder
-from stylenat.config.files import private_folder, replacing
 from stylenat.data.images import ImageError, RefusedImage, decode
 from stylenat.data.source import ImageSource, hashed, hashed_bytes
+from stylenat.files import cache_folder, private_folder, replacing
 from stylenat.progress import track
 
 DATABASE = "data.mdb"

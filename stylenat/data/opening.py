@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 
-from stylenat.config.files import user_path
-from stylenat.config.words import shown
 from stylenat.data.cifar import ARCHIVES, FOLDERS, CIFARSource
 from stylenat.data.images import FILTERS, Filter, RefusedImage
 from stylenat.data.listing import refuse_run_folder
 from stylenat.data.lsun import DATABASE, LSUNSource, MultiResolutionSource, stored_resolutions
 from stylenat.data.readers import FolderSource, ZipSource
 from stylenat.data.source import FacesSource, ImageSource, ScaledSource, SizedSource, SubsetSource
+from stylenat.files import user_path
+from stylenat.text import shown
 
 KINDS = (
     "a folder of images, a .zip, the folder of an LMDB, cifar-10-python.tar.gz, "

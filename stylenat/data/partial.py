@@ -17,10 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ops.files import take_lock
-from stylenat.config.files import naming, replacing
 from stylenat.data.listing import INDEX
 from stylenat.data.source import Label
+from stylenat.files import naming, replacing, take_lock
 
 
 @dataclass(frozen=True)

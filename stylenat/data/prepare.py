@@ -16,21 +16,21 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from stylenat.config.files import (
+from stylenat.config.sections import MOST_WORKERS
+from stylenat.data.images import FILTERS, Filter, ImageError, RefusedImage, scale_and_crop
+from stylenat.data.opening import check_seed, open_unscaled
+from stylenat.data.partial import PartialZip, partial_folder
+from stylenat.data.pool import available_processors, in_order
+from stylenat.data.source import ImageSource, Label, SubsetSource
+from stylenat.files import (
     check_can_fill,
     check_can_write,
     naming,
     refuse_overwriting,
     user_path,
 )
-from stylenat.config.sections import MOST_WORKERS
-from stylenat.config.words import listed, printable, shown
-from stylenat.data.images import FILTERS, Filter, ImageError, RefusedImage, scale_and_crop
-from stylenat.data.opening import check_seed, open_unscaled
-from stylenat.data.partial import PartialZip, partial_folder
-from stylenat.data.pool import available_processors, in_order
-from stylenat.data.source import ImageSource, Label, SubsetSource
 from stylenat.progress import progress_bar
+from stylenat.text import listed, printable, shown
 
 Crop = Literal["center", "none"]
 CHUNK = 8  # images a task

@@ -16,12 +16,12 @@ from typing import Any
 
 from PIL import Image
 
-from stylenat.config.marks import READ_BYTES
-from stylenat.config.words import listed, printable
 from stylenat.data.images import ImageError, RefusedImage, decode, refuse_bytes
 from stylenat.data.labels import Labels, match_labels
 from stylenat.data.listing import INDEX, Listing, list_folder, normal
 from stylenat.data.source import ImageSource, Label, hashed
+from stylenat.marks import READ_BYTES
+from stylenat.text import listed, printable
 
 # Of the other methods zipfile unpacks a whole member at once, whatever size it claims.
 BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stylenat.config.words import printable, shell_word
 from stylenat.data.faces import draw_face
 from stylenat.data.images import (
     Filter,
@@ -23,6 +22,7 @@ from stylenat.data.images import (
     to_array,
     to_image,
 )
+from stylenat.text import printable, shell_word
 
 MOST_UNREADABLE = 100  # images in a row; more are no accident
 

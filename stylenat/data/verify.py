@@ -6,13 +6,13 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from stylenat.config.files import user_path
-from stylenat.config.words import listed, printable, shown
 from stylenat.data.images import ImageError
 from stylenat.data.listing import INDEX
 from stylenat.data.pool import available_processors, in_order
 from stylenat.data.readers import ZipSource
+from stylenat.files import user_path
 from stylenat.progress import progress_bar
+from stylenat.text import listed, printable, shown
 
 CHUNK = 32  # images a task
 

@@ -13,11 +13,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stylenat.config.words import shown
-from stylenat.legacy.archive import fields
 from stylenat.models.attention import AttentionKind, Windows, deal_heads
 from stylenat.models.discriminator import DiscriminatorConfig, DiscriminatorLevel
 from stylenat.models.generator import GeneratorConfig, LevelConfig
+from stylenat.text import shown
+from stylenat.untrusted import fields
 
 Shapes = Mapping[str, tuple[int, ...]]
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from stylenat.config import RunConfig
-from stylenat.config.files import user_path
-from stylenat.config.words import first_line, listed, printable
 from stylenat.export import refuse_more_layers
+from stylenat.files import user_path
 from stylenat.legacy.architecture import discriminator_config, generator_config
-from stylenat.legacy.archive import is_plain, load_untrusted, official
+from stylenat.legacy.archive import official
 from stylenat.legacy.tensors import (
     NATIVE_ONLY,
     Source,
@@ -25,6 +24,8 @@ from stylenat.legacy.tensors import (
 from stylenat.legacy.training_state import is_training_state, network_of_state
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.generator import Generator
+from stylenat.text import first_line, printable
+from stylenat.untrusted import is_plain, load_untrusted, misfits
 
 NETWORKS = ("g_ema", "g", "d")
 
@@ -105,28 +106,28 @@ def _check(
     plain = {name: x for name, x in held.items() if is_plain(x)}
     weights = {name: x for name, x in plain.items() if name in expected}
     faults = {
-        "missing": [name for name in expected if name not in official],
-        "left over": [name for name in official if name not in held],
-        "no plain tensor": [name for name in held if name not in plain],
-        "of another shape": [
-            f"{name} {list(x.shape)} instead of {list(expected[name])}"
-            for name, x in weights.items()
-            if x.shape != expected[name]
-        ],
-        "not floating point": [
+        "left_over": [name for name in official if name not in held],
+        "no_plain_tensor": [name for name in held if name not in plain],
+        "not_floating_point": [
             f"{name} {x.dtype}" for name, x in weights.items() if not x.is_floating_point()
         ],
     }
+    odd = misfits(expected, official, **faults)
     # Only now are all tensors as large as the network wants them, and worth reading.
-    if not any(faults.values()):
-        faults["not finite"] = [name for name, x in weights.items() if not x.isfinite().all()]
-        faults["unlike the published filter"] = [
-            name for name, x in plain.items() if is_constant(name) and not is_expected(name, x)
-        ]
-    found = [f"{len(names)} {what} ({listed(names)})" for what, names in faults.items() if names]
-    if found:
+    if not odd:
+        not_finite = [name for name, x in weights.items() if not x.isfinite().all()]
+        odd = misfits(
+            expected,
+            official,
+            left_over=[],
+            not_finite=not_finite,
+            unlike_the_published_filter=[
+                name for name, x in plain.items() if is_constant(name) and not is_expected(name, x)
+            ],
+        )
+    if odd:
         size = f"{network.config.resolution}x{network.config.resolution}"
-        raise ValueError(f"its tensors do not make the network, {size}: {'; '.join(found)}")
+        raise ValueError(f"its tensors do not make the network, {size}: {odd}")
 
 
 def _fill(

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from stylenat import __version__
 from stylenat.config import RunConfig, load_config
-from stylenat.config.words import printable, shown
 from stylenat.export import build_network
-from stylenat.legacy.archive import fields, is_plain
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.generator import Generator
+from stylenat.text import printable, shown
+from stylenat.untrusted import fields, is_plain
 
 FORMAT = 1  # of the checkpoints that training writes
 NAMES = {"g_ema": "G_ema", "g": "G", "d": "D"}

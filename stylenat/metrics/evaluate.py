@@ -12,9 +12,9 @@ from torch import Tensor
 
 from stylenat import __version__
 from stylenat.config import METRICS
-from stylenat.config.files import user_path
 from stylenat.data import ImageSource
 from stylenat.distributed import from_main
+from stylenat.files import sha256_of, user_path
 from stylenat.metrics import kid, precision_recall, swd
 from stylenat.metrics.collect import (
     Collector,
@@ -35,7 +35,7 @@ from stylenat.metrics.reference import (
     subset,
 )
 from stylenat.metrics.scores import Scores
-from stylenat.metrics.weights import WEIGHTS, find_weights, sha256_of
+from stylenat.metrics.weights import WEIGHTS, find_weights
 from stylenat.models import Generator
 from stylenat.sampling import SEED_LIMIT
 

@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylenat.config.words import first_line
-from stylenat.legacy.archive import load_untrusted
 from stylenat.metrics.weights import VerifiedFile
+from stylenat.text import first_line
+from stylenat.untrusted import load_untrusted
 
 SIDE = 299
 RESIZE = {

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylenat.config import replacing
 from stylenat.data import ImageSource
 from stylenat.distributed import all_reduce_sum_, is_main, world_size
+from stylenat.files import replacing
 from stylenat.metrics.collect import FeatureCollector, Features, collect, read
 from stylenat.metrics.features import FeatureNetwork
 from stylenat.metrics.frechet import Gaussian

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from stylenat.config import load_run_config
-from stylenat.config.files import user_path
 from stylenat.data import ImageSource, open_images
 from stylenat.data.images import Filter
 from stylenat.data.opening import FACES
+from stylenat.files import user_path
 from stylenat.metrics.evaluate import Evaluator, check_settings
 from stylenat.metrics.scores import Scores
 from stylenat.sampling import compile_synthesis, is_model, load_model

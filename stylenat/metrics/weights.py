@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from dataclasses import dataclass
@@ -10,10 +9,8 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-from ops.files import cache_folder
-from stylenat.config import private_folder, replacing
-from stylenat.config.files import user_path
 from stylenat.distributed import is_main, main_first
+from stylenat.files import cache_folder, private_folder, replacing, sha256_of, user_path
 from stylenat.progress import progress_bar
 
 SILENT_SECONDS, ALL_SECONDS = 20, 1200  # of a server that says nothing, and of one that trickles
@@ -142,9 +139,3 @@ def _how_to_get(published: Weights, path: Path) -> str:
         f"Get it from {published.url} ({published.size:,} bytes, SHA-256 {published.sha256}), and "
         f"put it at {path} or name it with --weights"
     )
-
-
-def sha256_of(path: Path) -> str:
-    """Raises OSError for a file that cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

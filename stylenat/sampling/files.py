@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from ops.checks import check_whole
-from stylenat.config.files import user_path
 from stylenat.distributed import all_gather, is_main, rank, world_size
+from stylenat.files import user_path
 from stylenat.models import Generator
 from stylenat.progress import progress_bar
 from stylenat.sampling.images import contact_sheet, generate, save_png, save_sheet

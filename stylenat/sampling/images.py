@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from ops.checks import check_tensor, check_whole
-from stylenat.config import marks
-from stylenat.config.files import replacing, user_path
+from stylenat import marks
+from stylenat.files import replacing, user_path
 from stylenat.models import Generator
 from stylenat.sampling.seeds import check_seeds, latents
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
-from stylenat.config.files import naming, user_path
 from stylenat.export import as_device
 from stylenat.export import load_generator as load_export
+from stylenat.files import naming, user_path
 from stylenat.legacy import convert_checkpoint
-from stylenat.legacy.archive import ZIP_MAGIC
 from stylenat.models import Generator
+from stylenat.untrusted import ZIP_MAGIC
 
 SNAPSHOTS = ("best", "last")
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")

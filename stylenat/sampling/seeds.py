@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ops.checks import check_whole, kind
-from stylenat.config.words import shown
+from stylenat.text import shown
 
 SEED_SCHEMES = ("torch", "stylegan")
 MOST_SEEDS = 10_000_000

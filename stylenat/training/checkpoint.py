@@ -15,10 +15,9 @@ from typing import Any, BinaryIO
 import torch
 
 from stylenat import __version__
-from stylenat.config import replacing
-from stylenat.config.files import naming
-from stylenat.legacy.archive import load_untrusted
+from stylenat.files import naming, replacing, sha256_of
 from stylenat.legacy.training_state import FORMAT
+from stylenat.untrusted import load_untrusted
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")  # as `replacing` names them
 SET_ASIDE = ".damaged"
@@ -113,7 +112,7 @@ def checkpoints(folder: Path) -> list[Path]:
 def is_whole(path: Path) -> bool:
     """Whether a checkpoint's bytes are those that were written."""
     digests = _digests(path)
-    return bool(digests) and _sha256(path) in digests
+    return bool(digests) and sha256_of(path) in digests
 
 
 def _write(path: Path, content: dict[str, Any]) -> str:
@@ -173,8 +172,3 @@ def _digests(path: Path) -> list[str]:
 def _write_digests(path: Path, digests: list[str]) -> None:
     with replacing(_digest_path(path)) as temporary:
         temporary.write_text("".join(f"{digest}  {path.name}\n" for digest in digests))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from stylenat.config import marks, replacing
+from stylenat import marks
+from stylenat.files import replacing
 
 PANELS = (
     ("losses", ("loss_d", "loss_g", "loss_consistency")),

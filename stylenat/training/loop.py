@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from stylenat.config import RunConfig
-from stylenat.config.files import check_can_fill
 from stylenat.data import ImageSource, Interrupted, training_batches
 from stylenat.distributed import (
     START_TIMEOUT_SECONDS,
@@ -24,6 +23,7 @@ from stylenat.distributed import (
     world_size,
 )
 from stylenat.ending import unhurried
+from stylenat.files import check_can_fill
 from stylenat.metrics import Evaluator, Stopped
 from stylenat.models.pixels import from_uint8
 from stylenat.training.inputs import step_inputs

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stylenat.distributed import all_reduce_sum_, is_main
-from stylenat.training.lasting import LastingFile, LastingStream
+from stylenat.files import LastingFile, LastingStream
 from stylenat.training.run_folder import RunFolder
 
 

@@ -19,14 +19,12 @@ from stylenat.config import (
     RunConfig,
     load_config,
     load_run_config,
-    replacing,
     save_config,
     to_dict,
 )
-from stylenat.config.words import listed
+from stylenat.files import FileLock, LastingFile, replacing
+from stylenat.text import listed
 from stylenat.training.checkpoint import TEMPORARY, clean_checkpoints
-from stylenat.training.lasting import LastingFile
-from stylenat.training.lock import FileLock
 
 RUNS = Path("results/runs")
 

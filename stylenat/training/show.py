@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from stylenat.config import TrainConfig, replacing
+from stylenat.config import TrainConfig
 from stylenat.data import ImageSource
 from stylenat.export import save_generator
+from stylenat.files import replacing
 from stylenat.models import Generator
 from stylenat.sampling import contact_sheet, generate, save_sheet
 from stylenat.training.curves import draw_curves

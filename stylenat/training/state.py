@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from stylenat.config import RunConfig, TrainConfig
-from stylenat.config.words import listed
 from stylenat.models import Discriminator, Generator
+from stylenat.untrusted import misfits
 
 NETWORKS = ("G", "D", "G_ema")
 OPTIMIZERS = ("optimizer_g", "optimizer_d")
@@ -124,19 +124,14 @@ def update_average(state: TrainingState, config: TrainConfig, batch: int) -> Non
 
 
 def _check_same_tensors(name: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
-    faults = {
-        "missing": [key for key in own if key not in saved],
-        "left over": [key for key in saved if key not in own],
-        "of another shape": [
-            f"{key} {list(saved[key].shape)} instead of {list(own[key].shape)}"
-            for key in own
-            if key in saved and own[key].shape != saved[key].shape
-        ],
-    }
-    found = [f"{len(keys)} {what} ({listed(keys)})" for what, keys in faults.items() if keys]
-    if found:
+    odd = misfits(
+        {key: value.shape for key, value in own.items()},
+        saved,
+        no_tensor=[key for key in own if not isinstance(saved.get(key, own[key]), torch.Tensor)],
+    )
+    if odd:
         kind = "optimizer" if name in OPTIMIZERS else "network"
-        raise ValueError(f"the checkpoint's {name} is another {kind}: {'; '.join(found)}")
+        raise ValueError(f"the checkpoint's {name} is another {kind}: {odd}")
 
 
 def _check_same_groups(name: str, own: Mapping[str, Any], saved: Mapping[str, Any]) -> None:

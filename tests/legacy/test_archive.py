@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from stylenat.legacy import read_official
-from stylenat.legacy.archive import InertNamespace, fields
+from stylenat.untrusted import InertNamespace, fields
 from tests.legacy.hostile import CANARY, HOSTILE, TOUCH, Calls, save_nested
 
 

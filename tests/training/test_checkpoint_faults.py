@@ -236,7 +236,7 @@ def test_a_save_that_fails_at_its_end_leaves_the_older_checkpoint(tmp_path, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(*((os, "fsync") if call == "fsync" else (Path, "replace")), full)
-        with pytest.raises(OSError, match=r"No space left on device: '.*0016\.pt'"):
+        with pytest.raises(OSError, match=r"No space left on device: '.*0016\.pt"):
             save(tmp_path, 16)
     assert newest_checkpoint(tmp_path) == good
     assert len(list(tmp_path.iterdir())) == 2

@@ -20,10 +20,10 @@ import pytest
 import torch
 
 from stylenat.distributed import step_timeout_seconds
+from stylenat.files import FileLock
 from stylenat.metrics import Evaluator
 from stylenat.training import outputs, show
 from stylenat.training.checkpoint import checkpoints, load_checkpoint, newest_checkpoint
-from stylenat.training.lock import FileLock
 from stylenat.training.loop import train
 from stylenat.training.run_folder import MOST_POINTS, RunFolder
 from tests.data.writers import png, write_folder
@@ -465,7 +465,7 @@ def test_a_lock_ends_with_its_block(tmp_path):
 def held_elsewhere(path: Path) -> bool:
     """Whether another process is refused the lock."""
     program = (
-        "import sys, pathlib; from stylenat.training.lock import FileLock\n"
+        "import sys, pathlib; from stylenat.files import FileLock\n"
         "FileLock(pathlib.Path(sys.argv[1])).acquire()"
     )
     done = subprocess.run(

@@ -1,15 +1,22 @@
-"""Paths that users give, and files that are whole or not there."""
+"""The ground floor of files: paths that users give, files that are whole or not there, locks, and
+files and streams that outlast a full disk and a closed terminal."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any, TextIO
 
+from ops.files import cache_folder as cache_folder
+from ops.files import take_lock as take_lock
 from ops.files import user_path as user_path
 
 
@@ -134,3 +141,102 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal. Raises OSError if it can't be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class FileLock:
+    """A lock on `path`, from `acquire` until the end of the block or of the process.
+
+    Processes that this one forks, such as those that read images and live on for seconds after a
+    kill, do not hold it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file: IO[str] | None = None
+
+    def __enter__(self) -> FileLock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.file is not None:
+            self.file.close()
+            self.file = None
+
+    def acquire(self) -> None:
+        """Take the lock, or keep it. Raises ValueError, naming the holder, where another has it."""
+        if self.file is not None:
+            return
+        file = self.path.open("a+", encoding="utf-8")
+        if not take_lock(file, unlocked="nothing else may train there"):
+            holder = _holder(file)
+            file.close()
+            raise ValueError(
+                f"{self.path.parent} is being trained by {holder}: stop that process, or choose "
+                "another --run-dir"
+            )
+        with naming(self.path):
+            file.truncate(0)
+            file.write(json.dumps({"host": socket.gethostname(), "pid": os.getpid()}))
+            file.flush()
+        self.file = file
+
+
+def _holder(file: IO[str]) -> str:
+    try:
+        file.seek(0)
+        holder: dict[str, Any] = json.loads(file.read())
+        return f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, TypeError, KeyError):  # killed before it wrote its name
+        return "another process"
+
+
+class LastingFile:
+    """A text file that grows by whole lines. What cannot be written waits for the next time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.waiting: list[str] = []
+
+    def append(self, line: str) -> OSError | None:
+        """Add a line, after all that wait; the error where the disk takes none of them now."""
+        self.waiting.append(f"{line}\n")
+        data = "".join(self.waiting).encode("utf-8", "backslashreplace")
+        try:
+            # Opened every time: what holds a file open for weeks meets a lost mount.
+            with self.path.open("ab", buffering=0) as file:
+                end = file.seek(0, os.SEEK_END)
+                try:
+                    while data:
+                        data = data[file.write(data) :]
+                except OSError:
+                    file.truncate(end)
+                    raise
+        except OSError as error:
+            return error
+        self.waiting.clear()
+        return None
+
+
+class LastingStream:
+    """A text stream that may break, as standard error does when the terminal is closed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):  # ValueError: closed
+            return self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
