@@ -50,7 +50,7 @@ find_python() {
 
 # All that the installation depends on.
 fingerprint() {
-    { cat requirements.txt requirements-dev.txt pyproject.toml scripts/setup.sh "$constraints"
+    { cat requirements.txt requirements-dev.txt pyproject.toml setup.py scripts/setup.sh "$constraints"
       echo "$PWD" */__init__.py; "$python" -V; } | cksum
 }
 

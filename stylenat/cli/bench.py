@@ -24,7 +24,7 @@ CONFIG = click.option(
     "--config",
     "config_path",
     type=UserPath(),
-    default=Path("configs/ffhq256.yaml"),
+    default=Path("ffhq256"),
     show_default=True,
     metavar="PATH",
     help="The networks' YAML.",

@@ -25,7 +25,9 @@ STOPPED = 128  # and the signal's number, as a shell has it
 def train(
     config_path: Path, overrides: tuple[str, ...], run_dir: Path | None, device: str, dry_run: bool
 ) -> None:
-    """Train a generator: CONFIG is a YAML file, KEY=VALUE changes it (data.path=ffhq256.zip).
+    """Train a generator: CONFIG is a YAML file, or a name that `stylenat configs` lists.
+
+    KEY=VALUE changes a value of it, for example data.path=ffhq256.zip.
 
     The same command with the same --run-dir continues where the run stopped. On several GPUs:
     torchrun --nproc-per-node 8 -m stylenat train ...

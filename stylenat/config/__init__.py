@@ -20,6 +20,7 @@ from stylenat.config.sections import (
     MetricsConfig,
     TrainConfig,
 )
+from stylenat.config.shipped import find_config, shipped_configs
 from stylenat.config.yaml_file import (
     UnfitOverride,
     apply_override,
@@ -40,10 +41,12 @@ __all__ = [
     "ModelConfig",
     "RunConfig",
     "TrainConfig",
+    "find_config",
     "from_dict",
     "load_config",
     "load_run_config",
     "save_config",
+    "shipped_configs",
     "to_dict",
 ]
 
@@ -76,6 +79,8 @@ class RunConfig:
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply overrides such as `model.generator.levels[2].channels=256`, check.
 
+    `path` may also be the name of a configuration that comes with StyleNAT, such as `ffhq256`.
+
     An override's value is taken literally if the key holds text (`data.path=set #2`; `null` for
     None), and is YAML otherwise; later ones win. Raises OSError if the file cannot be read, and
     otherwise ValueError, one sentence that names the file, the override or both, whichever is
@@ -84,7 +89,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     interpolations.
     """
     try:
-        data = read_yaml(user_path(path))
+        data = read_yaml(find_config(path))
     except ValueError as error:
         raise ValueError(printable(f"{path}: {error}")) from error
     base = copy.deepcopy(data)

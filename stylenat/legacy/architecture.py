@@ -181,7 +181,7 @@ def _attention(
     if given is None:
         raise ValueError(
             "the checkpoint's args do not hold kernels and dilations, and shapes do not tell "
-            "dilations: pass the model's config (--config configs/ffhq256.yaml, say)"
+            "dilations: pass the model's config (--config ffhq256, say)"
         )
     return given.attention
 
