@@ -28,7 +28,12 @@ VARIABLE, FIRST_SECONDS = "STYLENAT_STOP_TIMEOUT", 25.0
 SECOND_SECONDS = 3.0
 # torchrun passes a signal on to its ranks, and a terminal sends it to all processes: one request.
 SAME_REQUEST_SECONDS = 1.0
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+# Some of them are known on POSIX systems alone.
+ASKING = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
+)
 
 _watch: _Watch | None = None
 _forgets_in_children = False
@@ -43,10 +48,10 @@ def ending_in_time() -> Iterator[None]:
     nothing happens.
     """
     global _watch
-    if _watch is not None or threading.current_thread() is not threading.main_thread():
+    is_main_thread = threading.current_thread() is threading.main_thread()
+    if _watch is not None or not is_main_thread or (watch := end_in_time()) is None:
         yield
         return
-    watch = end_in_time()
     try:
         yield
     finally:
@@ -55,9 +60,14 @@ def ending_in_time() -> Iterator[None]:
         watch.stop()
 
 
-def end_in_time() -> _Watch:
-    """As `ending_in_time`, from now on to the end of the process. For programs, once."""
+def end_in_time() -> _Watch | None:
+    """As `ending_in_time`, from now on to the end of the process. For programs, once.
+
+    Elsewhere than on POSIX systems, nothing happens.
+    """
     global _watch
+    if os.name != "posix":
+        return None
     _forget_in_children()
     _watch = _Watch()
     signal.set_wakeup_fd(_watch.write_end, warn_on_full_buffer=False)

@@ -28,7 +28,7 @@ from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from stylenat.ending import seconds_from
+from stylenat.ending import ASKING, seconds_from
 
 Job = TypeVar("Job")
 Task = TypeVar("Task")
@@ -90,6 +90,10 @@ def in_order(
     timeout = seconds_from(TIMEOUT_VARIABLE, TIMEOUT_SECONDS)
     if workers == 0:
         return (function(job, task) for task in tasks)
+    if not hasattr(socket, "send_fds"):
+        raise ValueError(
+            f"this system can't share work with other processes: {workers} workers, not 0"
+        )
     started: list[_Worker] = []
     end = util.Finalize(None, _end, args=(started,), exitpriority=100)
     try:
@@ -194,7 +198,7 @@ def _end(workers: list[_Worker]) -> None:
 def _serve(channel: socket.socket, function: Callable[[Any, Any], Any], job: Any) -> None:
     # Ctrl-C, a closed terminal and a scheduler's signals reach all processes: the main one ends
     # the others.
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+    for number in ASKING:
         signal.signal(number, signal.SIG_IGN)
     for inherited in _channels:
         inherited.close()
