@@ -1,7 +1,7 @@
 """Times other settings of the kernels on this machine's GPU, at the levels of FFHQ.
 
-`python -m ops.neighborhood.impl.triton.tune [FILE.json]` prints, for each kernel and level, the
-milliseconds of every setting that runs, the fastest first, beside launch.TUNING's. It changes
+`python -m tools.tune_triton [FILE.json]` prints, for each kernel and level, the milliseconds of
+every setting that runs. The fastest comes first, and a mark shows that of launch.TUNING. It changes
 nothing: what wins goes into TUNING by hand.
 """
 
