@@ -218,6 +218,15 @@ def backend_names() -> tuple[str, ...]:
     return ("auto", *(backend.name for backend in BACKENDS))
 
 
+def check_backend_name(name: object, source: str = "") -> None:
+    """Raises ValueError, with the place that the name came from, if no row has it."""
+    if not isinstance(name, str) or name not in backend_names():
+        raise ValueError(
+            f"unknown attention backend '{name}'{source}; "
+            f"choose one of {', '.join(backend_names())}"
+        )
+
+
 # The choice.
 
 
@@ -246,12 +255,8 @@ def choose(problem: Problem, requested: str) -> Backend:
             if row.unsupported(problem) is None:
                 return row
         raise AssertionError("reference runs any problem")
+    check_backend_name(requested, source)
     rows = {row.name: row for row in BACKENDS}
-    if not isinstance(requested, str) or requested not in rows:
-        raise ValueError(
-            f"unknown attention backend '{requested}'{source}; "
-            f"choose one of {', '.join(backend_names())}"
-        )
     if (reason := rows[requested].unsupported(problem)) is not None:
         raise RuntimeError(f"attention backend '{requested}'{source} can't run this call: {reason}")
     return rows[requested]

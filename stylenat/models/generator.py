@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.checks import check_number, check_whole, keep_whole
-from ops.neighborhood import backend_names
+from ops.neighborhood.backends import check_backend_name
 from ops.resample import upsample2d
 from stylenat.models import pixels
 from stylenat.models.attention import AttentionKind, kind_of
@@ -97,11 +97,7 @@ class GeneratorConfig:
                 check_number(name, value)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive: {value}")
-        if self.attention_backend not in backend_names():
-            raise ValueError(
-                f"unknown attention backend '{self.attention_backend}'; "
-                f"choose one of {', '.join(backend_names())}"
-            )
+        check_backend_name(self.attention_backend)
         self._keep_levels()
 
     def _keep_levels(self) -> None:
