@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +9,8 @@ import torch
 from click.testing import CliRunner, Result
 
 from ops.files import cache_folder
-from ops.neighborhood import BACKENDS, backends
-from ops.neighborhood.impl import reference
+from ops.neighborhood import BACKENDS
+from ops.neighborhood.impl import cpu, reference
 from stylenat import doctor
 from stylenat.cli import main
 
@@ -29,14 +28,8 @@ def ask() -> Result:
 
 def instead_of_cpu(monkeypatch: pytest.MonkeyPatch, attention) -> None:
     """Puts `attention` in the place of the backend that auto takes on the CPU."""
-    rows = tuple(
-        dataclasses.replace(row, unsupported=lambda problem: None, load=lambda: attention)
-        if row.name == "cpu"
-        else row
-        for row in BACKENDS
-    )
-    monkeypatch.setattr(backends, "BACKENDS", rows)
-    monkeypatch.setattr(doctor, "BACKENDS", rows)
+    monkeypatch.setattr(cpu, "missing", lambda: None)
+    monkeypatch.setattr(cpu, "attention", attention)
 
 
 def verdicts(backend: str) -> set[tuple[str, str]]:

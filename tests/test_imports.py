@@ -5,17 +5,20 @@ import json
 import os
 import subprocess
 import sys
+import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PROBE = ROOT / "tests" / "import_probe.py"
-PACKAGES = ("stylenat", "ops")
+PACKAGES = ("tools", "stylenat", "ops")
 
 # Top first. A module imports from lower layers and from its own package, lazily or not. A new
 # module of `stylenat` needs a place here.
 LAYERS = (
+    ("tools",),  # what maintainers run; it is not installed
     ("stylenat.__main__",),
     ("stylenat.cli",),
     ("stylenat.benchmarks", "stylenat.doctor"),
@@ -47,9 +50,9 @@ OPTIONAL = {"cleanfid", "lmdb", "natten", "tensorboard", "triton", "wandb"}
 
 def unit_of(module: str) -> str:
     """The entry of LAYERS that a module belongs to, or would need: `stylenat.models.layers` is
-    part of `stylenat.models`, all of `ops` is `ops`."""
+    part of `stylenat.models`, all of `ops` is `ops`, and all of `tools` is `tools`."""
     parts = module.split(".")
-    return parts[0] if parts[0] == "ops" else ".".join(parts[:2])
+    return parts[0] if parts[0] in ("ops", "tools") else ".".join(parts[:2])
 
 
 def imported(module: str, source: str, *, is_package: bool) -> list[tuple[int, str]]:
@@ -141,6 +144,7 @@ def test_module_imports_only_from_lower_layers(module: str) -> None:
         ("ops.neighborhood.impl.cpu", "from ops.neighborhood.problem import Problem"),
         ("ops.neighborhood.impl.cpu.build", "from . import flags\nfrom .flags import march"),
         ("ops.neighborhood.backends", "from .impl import reference"),
+        ("tools.gpu_check", "from tools.targets import verdicts\nimport stylenat.cli, ops"),
     ],
 )
 def test_checker_accepts_downward_imports(module: str, source: str) -> None:
@@ -151,6 +155,7 @@ def test_checker_accepts_downward_imports(module: str, source: str) -> None:
     ("module", "source", "sentence"),
     [
         ("ops.resample", "import stylenat", "stylenat is not below ops"),
+        ("stylenat.doctor", "from tools import targets", "tools is not below stylenat.doctor"),
         ("ops.resample", "from stylenat.models import layers", "models is not below ops"),
         ("stylenat.models.layers", "from stylenat.config import R", "config is not below"),
         ("stylenat.models.layers", "from ..export import load", "export is not below"),
@@ -175,6 +180,13 @@ def test_checker_reports_other_imports(module: str, source: str, sentence: str) 
     found = violations(module, source, is_package=package)
     assert len(found) == 1
     assert sentence in found[0]
+
+
+def test_a_wheel_holds_everything_but_the_tools() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    include = settings["packages"]["find"]["include"]
+    installed = {name for name in our_modules() if any(fnmatch(name, rule) for rule in include)}
+    assert installed == {name for name in our_modules() if unit_of(name) != "tools"}
 
 
 # Effects: in a fresh process, tests/import_probe.py imports every module and watches.

@@ -187,7 +187,7 @@ def test_a_checkout_stays_on_the_path(folder):
 
 def test_the_compiler_s_ninja_is_not_the_folder_s(installed, folder):
     write(folder, "ninja.py")
-    program = "from ops.neighborhood.impl import cpu; print(cpu.build_problem())"
+    program = "from ops.neighborhood.impl import cpu; print(cpu.missing())"
     done = python(
         folder, installed, "-P", "-c", program, STYLENAT_CACHE=str(folder / "cache"), CXX="false"
     )

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from ops.neighborhood import impl
 from ops.neighborhood.derivatives import FORWARD_MODE, TRANSFORMED
+from ops.neighborhood.impl.triton.plan import MAX_KERNEL_SIZE
 from ops.neighborhood.problem import HeadGroup, Problem
 
 VARIABLE = "STYLENAT_ATTENTION"
-_GPU_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DEVICES = {"cuda": "CUDA", "cpu": "the CPU"}
 
 
 class Attention(Protocol):
@@ -31,16 +34,6 @@ class Attention(Protocol):
         rpb: Sequence[Tensor] | None,
         scale: float,
     ) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Backend:
-    """One row; `unsupported(problem)` is None, or one sentence on why it can't run that problem."""
-
-    name: str
-    summary: str
-    unsupported: Callable[[Problem], str | None]
-    load: Callable[[], Attention]
 
 
 # What the process and the machine are. torch.compile must take the answers for constants.
@@ -66,17 +59,15 @@ def _capability(device_index: int | None) -> tuple[int, int]:
 
 
 @_constant
-def _triton_missing() -> str | None:
-    from ops.neighborhood.impl import triton
-
-    return triton.missing()
+def _import(name: str) -> None:
+    importlib.import_module(f"ops.neighborhood.impl.{name}")
 
 
 @_constant
-def _natten_missing() -> str | None:
-    from ops.neighborhood.impl import natten
-
-    return natten.missing()
+def _missing(name: str) -> str | None:
+    _import(name)
+    reason: str | None = getattr(impl, name).missing()
+    return reason
 
 
 @_constant
@@ -89,148 +80,135 @@ def _cached_warning(message: str) -> None:
     warnings.warn(message, stacklevel=2)
 
 
-# The rows.
+# The table.
 
 
-def _underivable(problem: Problem) -> str | None:
-    """What every backend but the reference asks of a call."""
-    if problem.has_tangent:
-        return FORWARD_MODE
-    return TRANSFORMED if problem.is_transformed else None
+@dataclass(frozen=True)
+class Backend:
+    """One row: the module `ops.neighborhood.impl.NAME`, and the calls that it can run.
 
+    `requires` says in words what must be installed. The `missing()` of the implementation
+    `checked_by` finds out whether it is. `dtypes` gives for each dtype the least compute capability
+    of a GPU. None stands for no limit. If the environment variable `interpreted_by` is 1, the
+    kernels run on the CPU as well. With `warns`, one warning says why this machine lacks the
+    backend, since `auto` then takes a slower one.
+    """
 
-def _gpu_unsupported(problem: Problem) -> str | None:
-    """What every backend for GPUs asks of a call."""
-    if problem.device_type != "cuda":
-        return f"it runs on CUDA only, and the tensors are on {problem.device_type}"
-    if problem.dtype not in _GPU_DTYPES:
-        return f"it takes float32, bfloat16 and float16, not {problem.dtype}"
-    return _underivable(problem)
+    name: str
+    summary: str
+    requires: str = ""
+    checked_by: str | None = None
+    device_type: str | None = None
+    dtypes: Mapping[torch.dtype, int] | None = field(default=None, hash=False)
+    max_head_dim: int | None = None
+    max_kernel_size: int | None = None
+    has_all_derivatives: bool = False
+    interpreted_by: str | None = None
+    warns: bool = False
 
+    def load(self) -> Attention:
+        """The implementation's function; importing it may take long."""
+        _import(self.name)
+        attention: Attention = getattr(impl, self.name).attention
+        return attention
 
-def _too_old(problem: Problem, least: int) -> str | None:
-    """Why the GPU of a CUDA problem won't do where it takes compute capability `least`.0."""
-    major, minor = _capability(problem.device_index)
-    if major < least:
+    def unsupported(self, problem: Problem) -> str | None:
+        """None, or one sentence on why this backend can't run that problem."""
+        if self.device_type not in (None, problem.device_type) and not self._interprets(problem):
+            return (
+                f"it runs on {_DEVICES[self.device_type]} only, "
+                f"and the tensors are on {problem.device_type}"
+            )
+        if self.dtypes is not None and problem.dtype not in self.dtypes:
+            return f"it takes {_listed(self.dtypes)}, not {problem.dtype}"
+        if problem.has_tangent and not self.has_all_derivatives:
+            return FORWARD_MODE
+        if problem.is_transformed and not self.has_all_derivatives:
+            return TRANSFORMED
+        if self.max_head_dim is not None and problem.head_dim > self.max_head_dim:
+            return f"it takes a head_dim up to {self.max_head_dim}, not {problem.head_dim}"
+        kernel_size = max(group.kernel_size for group in problem.groups)
+        if self.max_kernel_size is not None and kernel_size > self.max_kernel_size:
+            return f"it takes a kernel_size up to {self.max_kernel_size}, not {kernel_size}"
+        reason = self._missing_here(problem)
+        if reason is not None and self.warns:
+            _warn_once(f"the {self.name} attention backend is not available: {reason}")
+        return reason
+
+    def _interprets(self, problem: Problem) -> bool:
+        """Whether the kernels for GPUs are interpreted on the CPU, where the tensors are."""
+        return (
+            self.interpreted_by is not None
+            and problem.device_type == "cpu"
+            and _environment(self.interpreted_by) == "1"
+        )
+
+    def _missing_here(self, problem: Problem) -> str | None:
+        """What the machine lacks: software, or a GPU that is new enough for the dtype."""
+        if self.checked_by is not None and (reason := _missing(self.checked_by)) is not None:
+            return reason
+        if self.dtypes is None or problem.device_type != "cuda":
+            return None
+        least = self.dtypes[problem.dtype]
+        if least == 0:  # any GPU will do
+            return None
+        major, minor = _capability(problem.device_index)
+        if major >= least:
+            return None
         return f"it needs a GPU of compute capability {least}.0, and this one has {major}.{minor}"
-    return None
 
 
-def _triton_unsupported(problem: Problem) -> str | None:
-    interpreted = problem.device_type == "cpu" and _environment("TRITON_INTERPRET") == "1"
-    if not interpreted and (reason := _gpu_unsupported(problem)) is not None:
-        return reason
-    if problem.dtype not in _GPU_DTYPES:
-        return f"it takes float32, bfloat16 and float16, not {problem.dtype}"
-    if (reason := _underivable(problem)) is not None:
-        return reason
-    from ops.neighborhood.impl import triton
-
-    if problem.head_dim > 128:
-        return f"it takes a head_dim up to 128, not {problem.head_dim}"
-    kernel_size = max(group.kernel_size for group in problem.groups)
-    if kernel_size > triton.MAX_KERNEL_SIZE:
-        return f"it takes a kernel_size up to {triton.MAX_KERNEL_SIZE}, not {kernel_size}"
-    reason = _triton_missing()
-    if reason is None and not interpreted:
-        reason = _too_old(problem, 8)
-    if reason is not None:
-        _warn_once(f"the triton attention backend is not available: {reason}")
-    return reason
+def _listed(dtypes: Mapping[torch.dtype, int]) -> str:
+    """float32, bfloat16 and float16."""
+    *first, last = [str(dtype).removeprefix("torch.") for dtype in dtypes]
+    return f"{', '.join(first)} and {last}"
 
 
-def _load_triton() -> Attention:
-    from ops.neighborhood.impl import triton
-
-    return triton.attention
-
-
-def _natten_unsupported(problem: Problem) -> str | None:
-    reason = _gpu_unsupported(problem) or _natten_missing()
-    if reason is None and problem.dtype == torch.bfloat16:
-        reason = _too_old(problem, 8)
-    return reason
-
-
-def _load_natten() -> Attention:
-    from ops.neighborhood.impl import natten
-
-    return natten.attention
-
-
-def _flex_unsupported(problem: Problem) -> str | None:
-    if (reason := _gpu_unsupported(problem)) is not None:
-        return reason
-    if problem.head_dim > 256:
-        return f"it takes a head_dim up to 256, not {problem.head_dim}"
-    # torch.compile writes Triton.
-    return _triton_missing() or _too_old(problem, 8 if problem.dtype == torch.bfloat16 else 7)
-
-
-def _load_flex() -> Attention:
-    from ops.neighborhood.impl import flex
-
-    return flex.attention
-
-
-def _cpu_unsupported(problem: Problem) -> str | None:
-    if problem.device_type != "cpu":
-        return f"it runs on the CPU only, and the tensors are on {problem.device_type}"
-    if problem.dtype not in (torch.float32, torch.bfloat16):
-        return f"it takes float32 and bfloat16, not {problem.dtype}"
-    if (reason := _underivable(problem)) is not None:
-        return reason
-    from ops.neighborhood.impl import cpu
-
-    return cpu.build_problem()
-
-
-def _load_cpu() -> Attention:
-    from ops.neighborhood.impl import cpu
-
-    return cpu.attention
-
-
-def _reference_unsupported(problem: Problem) -> str | None:
-    return None
-
-
-def _load_reference() -> Attention:
-    from ops.neighborhood.impl import reference
-
-    return reference.attention
-
-
+# `auto` takes the first row that can run a call. For CUDA the order is a prior: no GPU has been
+# measured.
 BACKENDS: tuple[Backend, ...] = (
     Backend(
         name="triton",
-        summary="one launch for all groups, softmax and bias fused; first-order gradients",
-        unsupported=_triton_unsupported,
-        load=_load_triton,
+        summary="one launch for all groups, softmax and bias fused",
+        requires="Triton, a C compiler and Python.h",
+        checked_by="triton",
+        device_type="cuda",
+        dtypes={torch.float32: 8, torch.bfloat16: 8, torch.float16: 8},
+        max_head_dim=128,
+        max_kernel_size=MAX_KERNEL_SIZE,
+        interpreted_by="TRITON_INTERPRET",
+        warns=True,
     ),
     Backend(
         name="natten",
-        summary="NATTEN's kernels, the bias in extra features; first-order gradients",
-        unsupported=_natten_unsupported,
-        load=_load_natten,
+        summary="NATTEN's kernels, the bias in extra features",
+        requires="NATTEN with libnatten",
+        checked_by="natten",
+        device_type="cuda",
+        dtypes={torch.float32: 0, torch.bfloat16: 8, torch.float16: 0},
     ),
     Backend(
         name="flex",
-        summary="PyTorch's FlexAttention, compiled; first-order gradients",
-        unsupported=_flex_unsupported,
-        load=_load_flex,
+        summary="PyTorch's FlexAttention, compiled",
+        requires="Triton, a C compiler and Python.h",
+        checked_by="triton",  # torch.compile writes Triton
+        device_type="cuda",
+        dtypes={torch.float32: 7, torch.bfloat16: 8, torch.float16: 7},
+        max_head_dim=256,
     ),
     Backend(
         name="cpu",
-        summary="C++, vectorised and threaded; float32 and bfloat16; first-order gradients",
-        unsupported=_cpu_unsupported,
-        load=_load_cpu,
+        summary="C++, vectorised and threaded; sums in float32",
+        requires="a C++ compiler",
+        checked_by="cpu",
+        device_type="cpu",
+        dtypes={torch.float32: 0, torch.bfloat16: 0},
+        warns=True,
     ),
     Backend(
         name="reference",
-        summary="plain PyTorch on any device; any dtype; gradients of any order",
-        unsupported=_reference_unsupported,
-        load=_load_reference,
+        summary="plain PyTorch; the specification",
+        has_all_derivatives=True,
     ),
 )
 
@@ -240,42 +218,45 @@ def backend_names() -> tuple[str, ...]:
     return ("auto", *(backend.name for backend in BACKENDS))
 
 
+def check_backend_name(name: object, source: str = "") -> None:
+    """Raises ValueError, with the place that the name came from, if no row has it."""
+    if not isinstance(name, str) or name not in backend_names():
+        raise ValueError(
+            f"unknown attention backend '{name}'{source}; "
+            f"choose one of {', '.join(backend_names())}"
+        )
+
+
 # The choice.
 
 
-def auto_order(problem: Problem) -> tuple[str, ...]:
-    """The backends that `auto` tries, best first; the last can run any problem.
+def auto_order(problem: Problem) -> tuple[Backend, ...]:
+    """The rows that `auto` tries, best first; the last can run any problem.
 
-    For CUDA a prior: no GPU has been measured. Triton's interpreter is for tests, so that on the
-    CPU `triton` runs only where it is asked for.
+    They are the rows of the tensors' device. Triton's interpreter is for tests, so that on the CPU
+    `triton` runs only if it is asked for by name.
     """
-    if problem.device_type == "cuda":
-        return ("triton", "natten", "flex", "reference")
-    return ("cpu", "reference")
+    return tuple(row for row in BACKENDS if row.device_type in (None, problem.device_type))
 
 
 def choose(problem: Problem, requested: str) -> Backend:
     """The row that runs `problem`. `auto` takes the first that can; a name never falls back.
 
     The environment variable STYLENAT_ATTENTION stands in for `auto`; torch.compile reads it when it
-    traces. Raises ValueError for an unknown name, RuntimeError where the named backend can't run
+    traces. Raises ValueError for an unknown name, and RuntimeError if the named backend can't run
     the problem.
     """
     source = ""
     if requested == "auto":
         requested = _environment(VARIABLE) or "auto"
         source = f" (from {VARIABLE})"
-    rows = {backend.name: backend for backend in BACKENDS}
     if requested == "auto":
-        for name in auto_order(problem):
-            if rows[name].unsupported(problem) is None:
-                return rows[name]
+        for row in auto_order(problem):
+            if row.unsupported(problem) is None:
+                return row
         raise AssertionError("reference runs any problem")
-    if not isinstance(requested, str) or requested not in rows:
-        raise ValueError(
-            f"unknown attention backend '{requested}'{source}; "
-            f"choose one of {', '.join(backend_names())}"
-        )
+    check_backend_name(requested, source)
+    rows = {row.name: row for row in BACKENDS}
     if (reason := rows[requested].unsupported(problem)) is not None:
         raise RuntimeError(f"attention backend '{requested}'{source} can't run this call: {reason}")
     return rows[requested]

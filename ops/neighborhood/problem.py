@@ -81,7 +81,7 @@ def describe(
 ) -> Problem:
     """Check one call against every rule of the operation and describe it.
 
-    Raises ValueError that names the rule and the values.
+    Raises ValueError that names the rule and the values, also for values of another type.
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_tensor(name, tensor)
@@ -103,12 +103,7 @@ def describe(
     _check_are_groups(groups)
     if not groups:
         raise ValueError("groups must name at least one HeadGroup")
-    group_heads = [group.heads for group in groups]
-    if sum(group_heads) != heads:
-        raise ValueError(
-            f"the heads of the groups must add up to the tensor's: "
-            f"{' + '.join(map(str, group_heads))} = {sum(group_heads)}, not {heads}"
-        )
+    check_heads_add_up(groups, heads, of="the tensor's")
     for group in groups:
         group.check_fits(height, width)
     if rpb is not None:
@@ -129,6 +124,21 @@ def describe(
         has_tangent=carries_tangent(tensors),
         is_transformed=in_transform("Grad"),
     )
+
+
+def check_heads_add_up(
+    groups: Sequence[HeadGroup], heads: int, *, of: str, where: str = ""
+) -> None:
+    """Raises ValueError unless the groups' heads add up to `heads`.
+
+    `of` says whose heads these are, and `where`, if given, ends the sentence.
+    """
+    dealt = [group.heads for group in groups]
+    if sum(dealt) != heads:
+        raise ValueError(
+            f"the heads of the groups must add up to {of}: "
+            f"{' + '.join(map(str, dealt))} = {sum(dealt)}, not {heads}{where}"
+        )
 
 
 def _check_are_groups(groups: Sequence[HeadGroup]) -> None:

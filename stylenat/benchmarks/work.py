@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from unittest.mock import patch
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -40,10 +39,16 @@ def counted_flop(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
-def without_attention() -> AbstractContextManager[object]:
+@contextmanager
+def without_attention() -> Iterator[None]:
     """Within the block neighborhood attention gives back its values."""
 
     def give_back_values(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
         return v.contiguous()
 
-    return patch.object(attention, "neighborhood_attention_2d", give_back_values)
+    real = attention.neighborhood_attention_2d
+    attention.neighborhood_attention_2d = give_back_values
+    try:
+        yield
+    finally:
+        attention.neighborhood_attention_2d = real

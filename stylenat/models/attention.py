@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from ops.checks import check_whole, keep_whole
 from ops.neighborhood import HeadGroup, neighborhood_attention_2d
 from ops.neighborhood.derivatives import is_transformed
+from ops.neighborhood.problem import check_heads_add_up
 from stylenat.models.layers import normal_linear
 
 # Global attention spreads its bias over all pairs of positions: [heads, R^4], 64 MiB for 16 heads
@@ -27,6 +28,39 @@ MAX_GLOBAL_RESOLUTION = 32
 
 # What StyleSwin adds to the logits of positions that only the cyclic shift brings together.
 MASKED = -100.0
+
+
+class Kind(Protocol):
+    """One kind of attention: the rules that it has for a level, and the module that it makes."""
+
+    def check(self, *, heads: int, resolution: int) -> None:
+        """Raises ValueError, naming rule, value and level, if this does not fit a level."""
+
+    def build(
+        self, channels: int, heads: int, resolution: int, *, backend: str, **projection: Any
+    ) -> nn.Module:
+        """The module for tokens [B, resolution, resolution, channels] of a level that it fits.
+
+        `projection`: qkv_bias and qk_scale, of every kind's linear layers.
+        """
+
+
+@dataclass(frozen=True)
+class WholeMap:
+    """Every position attends to the whole map; a configuration writes `global`."""
+
+    def check(self, *, heads: int, resolution: int) -> None:
+        if resolution > MAX_GLOBAL_RESOLUTION:
+            raise ValueError(
+                f"global attention is for levels up to {MAX_GLOBAL_RESOLUTION}x"
+                f"{MAX_GLOBAL_RESOLUTION}, its memory grows with resolution^4: {resolution}"
+                f"{_at_level(resolution)}"
+            )
+
+    def build(
+        self, channels: int, heads: int, resolution: int, *, backend: str, **projection: Any
+    ) -> nn.Module:
+        return GlobalAttention(channels, heads, resolution, **projection)
 
 
 @dataclass(frozen=True)
@@ -45,8 +79,67 @@ class Windows:
         if self.window_size < 1:
             raise ValueError(f"window_size must be at least 1, got {self.window_size}")
 
+    def check(self, *, heads: int, resolution: int) -> None:
+        if resolution % self.window_size:
+            raise ValueError(
+                f"windows must divide the feature map: {self.window_size} against {resolution}"
+                f"{_at_level(resolution)}"
+            )
+        _check_even(heads, _at_level(resolution))
 
+    def build(
+        self, channels: int, heads: int, resolution: int, *, backend: str, **projection: Any
+    ) -> nn.Module:
+        return WindowAttention(channels, heads, self.window_size, **projection)
+
+
+@dataclass(frozen=True)
+class HeadGroups:
+    """Each group of heads attends to its own neighborhood; a configuration writes the groups."""
+
+    groups: tuple[HeadGroup, ...]
+
+    def check(self, *, heads: int, resolution: int) -> None:
+        where = f",{_at_level(resolution)}"
+        check_heads_add_up(self.groups, heads, of="the level's", where=where)
+        for group in self.groups:
+            group.check_fits(resolution, resolution)
+
+    def build(
+        self, channels: int, heads: int, resolution: int, *, backend: str, **projection: Any
+    ) -> nn.Module:
+        return HydraAttention(channels, heads, self.groups, backend=backend, **projection)
+
+
+# As a configuration writes it.
 AttentionKind: TypeAlias = Literal["global"] | Windows | tuple[HeadGroup, ...]
+
+
+def kind_of(attention: AttentionKind, *, resolution: int) -> Kind:
+    """The kind that a level's configuration means.
+
+    Raises ValueError, naming the level, for what means none.
+    """
+    match attention:
+        case "global":
+            return WholeMap()
+        case Windows():
+            return attention
+        case tuple() if attention and all(isinstance(group, HeadGroup) for group in attention):
+            return HeadGroups(attention)
+    raise ValueError(
+        "attention must be 'global', Windows, or a tuple of at least one HeadGroup: "
+        f"{attention!r}{_at_level(resolution)}"
+    )
+
+
+def _at_level(resolution: int) -> str:
+    return f" at level {resolution}x{resolution}"
+
+
+def _check_even(heads: int, where: str = "") -> None:
+    if heads % 2:
+        raise ValueError(f"double windows need an even number of heads: {heads}{where}")
 
 
 def deal_heads(
@@ -75,70 +168,6 @@ def deal_heads(
     return tuple(
         HeadGroup(each + (index >= count - left_over), kernel_size, dilation)
         for index, (kernel_size, dilation) in enumerate(zip(kernel_sizes, dilations, strict=True))
-    )
-
-
-def check_attention(attention: AttentionKind, *, heads: int, resolution: int) -> None:
-    """Raises ValueError, naming rule, value and level, where `attention` does not fit a level."""
-    level = f"at level {resolution}x{resolution}"
-    if attention == "global":
-        if resolution > MAX_GLOBAL_RESOLUTION:
-            raise ValueError(
-                f"global attention is for levels up to {MAX_GLOBAL_RESOLUTION}x"
-                f"{MAX_GLOBAL_RESOLUTION}, its memory grows with resolution^4: {resolution} {level}"
-            )
-    elif isinstance(attention, Windows):
-        if resolution % attention.window_size:
-            raise ValueError(
-                f"windows must divide the feature map: {attention.window_size} against "
-                f"{resolution} {level}"
-            )
-        if heads % 2:
-            raise ValueError(f"double windows need an even number of heads: {heads} {level}")
-    elif _is_head_groups(attention):
-        total = sum(group.heads for group in attention)
-        if total != heads:
-            dealt = " + ".join(str(group.heads) for group in attention)
-            raise ValueError(
-                f"the heads of the groups must add up to the level's: {dealt} = {total}, "
-                f"not {heads}, {level}"
-            )
-        for group in attention:
-            group.check_fits(resolution, resolution)
-    else:
-        raise ValueError(
-            "attention must be 'global', Windows, or a tuple of at least one HeadGroup: "
-            f"{attention!r} {level}"
-        )
-
-
-def _is_head_groups(attention: object) -> bool:
-    return (
-        isinstance(attention, tuple)
-        and len(attention) > 0
-        and all(isinstance(group, HeadGroup) for group in attention)
-    )
-
-
-def build_attention(
-    attention: AttentionKind,
-    *,
-    channels: int,
-    heads: int,
-    resolution: int,
-    qkv_bias: bool,
-    qk_scale: float | None,
-    backend: str,
-) -> nn.Module:
-    """The module that `attention` describes, for tokens [B, resolution, resolution, channels]."""
-    check_attention(attention, heads=heads, resolution=resolution)
-    if attention == "global":
-        return GlobalAttention(channels, heads, resolution, qkv_bias=qkv_bias, qk_scale=qk_scale)
-    if isinstance(attention, Windows):
-        size = attention.window_size
-        return WindowAttention(channels, heads, size, qkv_bias=qkv_bias, qk_scale=qk_scale)
-    return HydraAttention(
-        channels, heads, attention, qkv_bias=qkv_bias, qk_scale=qk_scale, backend=backend
     )
 
 
@@ -183,8 +212,7 @@ class HydraAttention(_MultiHeadAttention):
         backend: str = "auto",
     ) -> None:
         super().__init__(channels, heads, qkv_bias=qkv_bias, qk_scale=qk_scale)
-        if sum(group.heads for group in groups) != heads:
-            raise ValueError(f"the heads of the groups must add up to {heads}: {list(groups)}")
+        check_heads_add_up(groups, heads, of="the module's")
         self.groups = tuple(groups)
         self.backend = backend
         self.rpb = nn.ParameterList(_bias_table(*group.rpb_shape) for group in groups)
@@ -250,8 +278,7 @@ class WindowAttention(_MultiHeadAttention):
         qk_scale: float | None = None,
     ) -> None:
         super().__init__(channels, heads, qkv_bias=qkv_bias, qk_scale=qk_scale)
-        if heads % 2:
-            raise ValueError(f"double windows need an even number of heads: {heads}")
+        _check_even(heads)
         self.window_size = window_size
         self.rpb = _bias_table(heads, 2 * window_size - 1, 2 * window_size - 1)
 

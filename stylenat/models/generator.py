@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ops.checks import check_number, check_whole, keep_whole
-from ops.neighborhood import backend_names
+from ops.neighborhood.backends import check_backend_name
 from ops.resample import upsample2d
 from stylenat.models import pixels
-from stylenat.models.attention import AttentionKind, build_attention, check_attention
+from stylenat.models.attention import AttentionKind, kind_of
 from stylenat.models.inputs import check_input, keep_levels
 from stylenat.models.layers import (
     MLP,
@@ -58,7 +58,8 @@ class LevelConfig:
             raise ValueError(
                 f"heads must divide the channels: {self.heads} against {self.channels} {level}"
             )
-        check_attention(self.attention, heads=self.heads, resolution=self.resolution)
+        kind = kind_of(self.attention, resolution=self.resolution)
+        kind.check(heads=self.heads, resolution=self.resolution)
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,7 @@ class GeneratorConfig:
                 check_number(name, value)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive: {value}")
-        if self.attention_backend not in backend_names():
-            raise ValueError(
-                f"unknown attention backend '{self.attention_backend}'; "
-                f"choose one of {', '.join(backend_names())}"
-            )
+        check_backend_name(self.attention_backend)
         self._keep_levels()
 
     def _keep_levels(self) -> None:
@@ -344,11 +341,10 @@ class Block(nn.Module):
     def __init__(self, config: GeneratorConfig, level: LevelConfig) -> None:
         super().__init__()
         self.norm1 = AdaptiveInstanceNorm(level.channels, config.style_dim)
-        self.attention = build_attention(
-            level.attention,
-            channels=level.channels,
-            heads=level.heads,
-            resolution=level.resolution,
+        self.attention = kind_of(level.attention, resolution=level.resolution).build(
+            level.channels,
+            level.heads,
+            level.resolution,
             qkv_bias=config.qkv_bias,
             qk_scale=config.qk_scale,
             backend=config.attention_backend,

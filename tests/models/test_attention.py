@@ -13,9 +13,8 @@ from stylenat.models.attention import (
     HydraAttention,
     WindowAttention,
     Windows,
-    build_attention,
-    check_attention,
     deal_heads,
+    kind_of,
     relative_bias,
 )
 
@@ -119,7 +118,7 @@ def test_fewer_heads_than_groups_are_refused():
 )
 def test_attention_that_does_not_fit_its_level_is_refused(attention, heads, resolution, message):
     with pytest.raises(ValueError, match=message):
-        check_attention(attention, heads=heads, resolution=resolution)
+        kind_of(attention, resolution=resolution).check(heads=heads, resolution=resolution)
 
 
 def test_window_without_a_size_is_refused():
@@ -140,7 +139,7 @@ def test_heads_that_do_not_divide_the_channels_are_refused(kind):
 )
 def test_configuration_chooses_the_module(attention, kind):
     settings = {"qkv_bias": False, "qk_scale": 0.5, "backend": "reference"}
-    module = build_attention(attention, channels=8, heads=2, resolution=8, **settings)
+    module = kind_of(attention, resolution=8).build(8, 2, 8, **settings)
     assert type(module) is kind
     assert module.qkv.bias is None
     assert module.scale == 0.5
@@ -186,7 +185,7 @@ def test_unknown_backend_reaches_the_operation():
 
 
 def test_groups_that_do_not_add_up_to_the_heads_are_refused():
-    with pytest.raises(ValueError, match="must add up to 4"):
+    with pytest.raises(ValueError, match=r"must add up to the module's: 1 \+ 1 = 2, not 4"):
         HydraAttention(CHANNELS, 4, TWO_GROUPS)
 
 

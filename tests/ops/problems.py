@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
+import pytest
 import torch
 from torch import Tensor
 
-from ops.neighborhood import HeadGroup, neighborhood_attention_2d
+from ops.neighborhood import HeadGroup, backends, neighborhood_attention_2d
 
 NAMES = ("out", "dq", "dk", "dv", "drpb")
 
@@ -77,6 +79,21 @@ class Inputs:
     rpb: list[Tensor] | None
     dout: Tensor
     scale: float | None
+
+
+def lift_limits(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Lets a backend take any device, dtype and head_dim, and asks for no software."""
+    limits = {
+        "checked_by": None,
+        "device_type": None,
+        "dtypes": None,
+        "max_head_dim": None,
+        "max_kernel_size": None,
+    }
+    rows = [
+        dataclasses.replace(row, **limits) if row.name == name else row for row in backends.BACKENDS
+    ]
+    monkeypatch.setattr(backends, "BACKENDS", tuple(rows))
 
 
 def draw(

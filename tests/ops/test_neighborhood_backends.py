@@ -23,13 +23,13 @@ def on(device: str, *names: str) -> list:
     return [pytest.param(name, device, marks=marks, id=f"{name}-{device}") for name in names]
 
 
-OTHERS = [*on("cpu", "cpu"), *on("cuda", "triton", "natten", "flex")]
+LIMITED = [row for row in BACKENDS if row.device_type is not None]
+OTHERS = [case for row in LIMITED for case in on(row.device_type, row.name)]
 ALL = [*on("cpu", "reference"), *on("cuda", "reference"), *OTHERS]
 OTHERS_BY_DTYPE = [
-    pytest.param(*row.values, dtype, marks=row.marks, id=f"{row.id}-{dtype}")
-    for row in OTHERS
-    for dtype in (torch.float32, torch.bfloat16, torch.float16)
-    if (row.id, dtype) != ("cpu-cpu", torch.float16)
+    pytest.param(*case.values, dtype, marks=case.marks, id=f"{case.id}-{dtype}")
+    for case, row in zip(OTHERS, LIMITED, strict=True)
+    for dtype in row.dtypes
 ]
 REGISTERED_WHOLE = [*on("cpu", "cpu"), *on("cuda", "triton")]
 

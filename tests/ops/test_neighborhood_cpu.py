@@ -15,7 +15,7 @@ from ops.neighborhood.impl import cpu
 from tests.ops.problems import Case, draw, run
 
 ROOT = Path(__file__).parents[2]
-needs_build = pytest.mark.skipif(cpu.build_problem() is not None, reason=str(cpu.build_problem()))
+needs_build = pytest.mark.skipif(cpu.missing() is not None, reason=str(cpu.missing()))
 ATTEND = """
 import torch, warnings
 from ops.neighborhood import HeadGroup, neighborhood_attention_2d
@@ -26,12 +26,12 @@ with warnings.catch_warnings(record=True) as caught:
     out = neighborhood_attention_2d(q, q, q, [HeadGroup(2, 3)], backend=BACKEND)
     again = neighborhood_attention_2d(q, q, q, [HeadGroup(2, 3)], backend=BACKEND)
 assert torch.allclose(out, q)
-print(cpu.build_problem(), [str(warning.message) for warning in caught])
+print(cpu.missing(), [str(warning.message) for warning in caught])
 """
 
 
 def attend_elsewhere(backend: str, **environment: str) -> subprocess.Popen[str]:
-    """A fresh process that calls the operation; it prints `build_problem()` and the warnings."""
+    """A fresh process that calls the operation; it prints `missing()` and the warnings."""
     return subprocess.Popen(
         [sys.executable, "-c", ATTEND.replace("BACKEND", repr(backend))],
         cwd=ROOT,

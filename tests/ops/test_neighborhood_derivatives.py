@@ -21,7 +21,7 @@ GROUPS = (HeadGroup(1, 3), HeadGroup(2, 3, 2))
 ALONE = tuple(range(5))  # q, k, v and the two tables, each with a tangent alone
 FORWARD = r'no forward-mode derivatives .*; backend="reference" has'
 NAMES = [row.name for row in BACKENDS if row.name != "reference"]
-needs_build = pytest.mark.skipif(cpu.build_problem() is not None, reason=str(cpu.build_problem()))
+needs_build = pytest.mark.skipif(cpu.missing() is not None, reason=str(cpu.missing()))
 
 
 def draw(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> tuple[Tensor, ...]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
-from ops.neighborhood import HeadGroup, backends, neighborhood_attention_2d
+from ops.neighborhood import HeadGroup, neighborhood_attention_2d
 from ops.neighborhood.impl import flex
 from ops.neighborhood.window import window_indices
-from tests.ops.problems import Case, draw, errors
+from tests.ops.problems import Case, draw, errors, lift_limits
 
 CPU = torch.device("cpu")
 # (H, W, kernel_size, dilation): one tile and several, not square, dilations that do not divide.
@@ -39,11 +37,7 @@ CASES = (
 
 @pytest.fixture(autouse=True)
 def flex_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
-        dataclasses.replace(row, unsupported=lambda problem: None) if row.name == "flex" else row
-        for row in backends.BACKENDS
-    ]
-    monkeypatch.setattr(backends, "BACKENDS", tuple(rows))
+    lift_limits(monkeypatch, "flex")
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ops.neighborhood import HeadGroup, backends, neighborhood_attention_2d
+from ops.neighborhood import HeadGroup, neighborhood_attention_2d
 from ops.neighborhood.impl import natten, reference
 from ops.neighborhood.window import window_indices
-from tests.ops.problems import GRID, Case, draw, errors, run
+from tests.ops.problems import GRID, Case, draw, errors, lift_limits, run
 
 # The largest maps and windows take long, and differ in nothing that is tested here.
 SMALL = [case for case in GRID if case.size[1] * case.size[2] < 2000 and case.groups[0][1] < 20]
@@ -62,11 +62,7 @@ class HalfKernel(torch.autograd.Function):
 
 @pytest.fixture(autouse=True)
 def natten_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [
-        dataclasses.replace(row, unsupported=lambda problem: None) if row.name == "natten" else row
-        for row in backends.BACKENDS
-    ]
-    monkeypatch.setattr(backends, "BACKENDS", tuple(rows))
+    lift_limits(monkeypatch, "natten")
     monkeypatch.setattr(natten, "_na2d", exact_kernel)
 
 

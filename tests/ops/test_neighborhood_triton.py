@@ -24,10 +24,10 @@ from ops.neighborhood.window import window_indices
 ROOT = Path(__file__).parents[2]
 GROUPS = (HeadGroup(1, 3), HeadGroup(2, 7, 2), HeadGroup(1, 5, 3))
 COMPILE = """
-from ops.neighborhood.impl.triton import ahead
+from tools.compile_triton import compile_kernels
 import torch
 for architecture in (80, 90):
-    for kernel in ahead.compile_kernels(architecture, torch.bfloat16, 32, 7):
+    for kernel in compile_kernels(architecture, torch.bfloat16, 32, 7):
         print(kernel.kernel, kernel.registers, kernel.spilled_bytes, kernel.shared_bytes)
 """
 
@@ -125,12 +125,12 @@ def test_kernels_of_the_published_models_compile_for_ampere_and_hopper_without_s
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU it tunes")
 def test_tuning_asks_for_a_gpu():
-    result = elsewhere("-m", "ops.neighborhood.impl.triton.tune")
+    result = elsewhere("-m", "tools.tune_triton")
     assert result.returncode == 1
     assert "PyTorch sees none here" in result.stderr
 
 
 def test_the_interpreter_and_the_compiler_are_not_mixed_up():
-    result = elsewhere("-m", "ops.neighborhood.impl.triton.ahead", TRITON_INTERPRET="1")
+    result = elsewhere("-m", "tools.compile_triton", TRITON_INTERPRET="1")
     assert result.returncode == 1
     assert "unset it to compile them" in result.stderr

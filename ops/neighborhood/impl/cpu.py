@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,25 +22,12 @@ from ops.neighborhood.problem import HeadGroup
 _SOURCE = Path(__file__).parent / "csrc" / "neighborhood.cpp"
 
 
-def build_problem() -> str | None:
-    """Builds the library (once a process); None, or why it can't be had here.
-
-    Warns once where it can't: under `auto` the reference then runs in its place, many times slower.
-    """
-    return _build_problem()
-
-
-# What torch.compiler.assume_constant_result sets: dynamo calls the function and does not trace it.
-# The decorator itself would import dynamo and inductor here.
-build_problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
 @functools.cache
-def _build_problem() -> str | None:
+def missing() -> str | None:
+    """Builds the library, once per process; None, or one sentence on why it can't be had here."""
     try:
         _library()
     except (BuildError, OSError) as error:
-        warnings.warn(f"the cpu attention backend is not available: {error}", stacklevel=2)
         return str(error)
     return None
 

@@ -11,10 +11,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ops.neighborhood.impl.triton.plan import MAX_KERNEL_SIZE
 from ops.neighborhood.problem import HeadGroup
 
-__all__ = ["MAX_KERNEL_SIZE", "attention", "missing"]
+__all__ = ["attention", "missing"]
 
 
 @functools.cache

@@ -4,9 +4,15 @@ Legend: M pixels of a tile, N pixels of its halo swept at once, D head_dim, k ke
 P = 2k - 1. A program belongs to one image, head and sub-map (see plan.py), on which its dilated
 neighborhoods are plain ones; `y` and `x` are positions on that sub-map.
 
-Logits are in base 2, multiplied by log2(e) with scale and bias. `largest` and `share` are a query's
-largest logit and that key's weight, `1 / sum of 2**(logit - largest)`: apart they keep float32's
-precision, which one number, the usual logarithm of the sum, would not.
+Names are FlashAttention's (arXiv 2205.14135). For each query, `m_i` is the largest logit, `l_i` the
+sum of 2**(logit - m_i), `inv_l_i` is 1 / l_i, `alpha` scales what was summed before m_i rose, and
+`delta_i` is dout . out. `acc` is the output `[M, D]` before the division by l_i. `qk` are the
+logits `[M, N]`, `p` the weights, `dp` and `ds` the gradients of weights and logits. In the kernel
+of the keys M counts keys and N queries, and these are qkT, pT, dpT and dsT.
+
+Logits are in base 2, multiplied by log2(e) with scale and bias. `m` and `inv_l` are kept for the
+gradient. Apart they have float32's precision. One number, the logarithm of the sum that
+FlashAttention keeps, would not have it.
 """
 
 from __future__ import annotations
@@ -96,11 +102,11 @@ def _clamp(y, x, end_y, end_x):
 @triton.jit
 def _load(pointer, y, x, stride_y, stride_x, valid, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
     """Features of the pixels (y, x), zeros where they are not valid: [pixels, BLOCK_D]."""
-    d = tl.arange(0, BLOCK_D)
-    offsets = (y * stride_y + x * stride_x)[:, None] + d[None, :]
+    offs_d = tl.arange(0, BLOCK_D)
+    offsets = (y * stride_y + x * stride_x)[:, None] + offs_d[None, :]
     mask = valid[:, None]
     if BLOCK_D != HEAD_DIM:
-        mask = mask & (d < HEAD_DIM)[None, :]
+        mask = mask & (offs_d < HEAD_DIM)[None, :]
     return tl.load(pointer + offsets, mask=mask, other=0.0)
 
 
@@ -108,11 +114,11 @@ def _load(pointer, y, x, stride_y, stride_x, valid, HEAD_DIM: tl.constexpr, BLOC
 def _store(
     pointer, values, y, x, stride_y, stride_x, valid, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr
 ):
-    d = tl.arange(0, BLOCK_D)
-    offsets = (y * stride_y + x * stride_x)[:, None] + d[None, :]
+    offs_d = tl.arange(0, BLOCK_D)
+    offsets = (y * stride_y + x * stride_x)[:, None] + offs_d[None, :]
     mask = valid[:, None]
     if BLOCK_D != HEAD_DIM:
-        mask = mask & (d < HEAD_DIM)[None, :]
+        mask = mask & (offs_d < HEAD_DIM)[None, :]
     tl.store(pointer + offsets, values.to(pointer.dtype.element_ty), mask=mask)
 
 
@@ -126,12 +132,12 @@ def _bias_table(bias, kernel_size, TABLE: tl.constexpr):
 
 @triton.jit
 def _logits(
-    dots, scale, table, query_y, query_x, key_y, key_x, length_y, length_x, kernel_size,
+    qk, scale, table, query_y, query_x, key_y, key_x, length_y, length_x, kernel_size,
     TABLE: tl.constexpr,
 ):  # fmt: skip
-    """`scale * dots + bias` in base 2 within the queries' windows, -inf outside.
+    """`scale * qk + bias` in base 2 within the queries' windows, -inf outside.
 
-    The positions broadcast to the shape of `dots`.
+    The positions broadcast to the shape of `qk`.
     """
     scale = scale * LOG2_E
     above = key_y - _window_start(query_y, length_y, kernel_size)
@@ -141,13 +147,13 @@ def _logits(
         left.to(tl.uint32, bitcast=True) < kernel_size
     )
     if TABLE == 0:
-        return tl.where(seen, dots * scale, float("-inf"))
+        return tl.where(seen, qk * scale, float("-inf"))
     else:
         row = (key_y - query_y + kernel_size - 1) * (2 * kernel_size - 1)
         index = tl.where(seen, row + (key_x - query_x + kernel_size - 1), TABLE - 1)
         # A gather keeps the layout of the product, and looks up in shared memory.
         bias = tl.gather(table, tl.reshape(index, [index.shape[0] * index.shape[1]]), 0)
-        return dots * scale + tl.reshape(bias, index.shape)
+        return qk * scale + tl.reshape(bias, index.shape)
 
 
 # Forward
@@ -155,15 +161,18 @@ def _logits(
 
 @triton.jit
 def _attend(
-    q, k, v, out, largest, share, bias,
+    q, k, v, out, m, inv_l, bias,
     q_y, q_x, k_y, k_x, v_y, v_x, out_y, out_x, sum_y, sum_x,
     first_y, first_x, length_y, length_x, kernel_size, scale,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, HALO_WIDTH: tl.constexpr,
-    SWEPT: tl.constexpr, TABLE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, TABLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Output and sums of one tile of queries, by an online softmax over the rows of its halo."""
-    m = tl.arange(0, TILE * TILE)
-    query_y, query_x, valid = _clamp(first_y + m // TILE, first_x + m % TILE, length_y, length_x)
+    BLOCK_M: tl.constexpr = TILE * TILE
+    offs_m = tl.arange(0, BLOCK_M)
+    query_y, query_x, valid = _clamp(
+        first_y + offs_m // TILE, first_x + offs_m % TILE, length_y, length_x
+    )
     q_MD = _load(q, query_y, query_x, q_y, q_x, valid, HEAD_DIM, BLOCK_D)
     table = _bias_table(bias, kernel_size, TABLE)
 
@@ -171,49 +180,49 @@ def _attend(
     last_x = tl.minimum(first_x + TILE, length_x) - 1
     low_y, high_y = _reached_keys(first_y, last_y, length_y, kernel_size)
     low_x, high_x = _reached_keys(first_x, last_x, length_x, kernel_size)
-    n = tl.arange(0, SWEPT)
-    key_x = low_x + n % HALO_WIDTH
+    offs_n = tl.arange(0, BLOCK_N)
+    key_x = low_x + offs_n % HALO_WIDTH
 
-    largest_M = tl.full([TILE * TILE], float("-inf"), tl.float32)
-    total_M = tl.zeros([TILE * TILE], tl.float32)
-    out_MD = tl.zeros([TILE * TILE, BLOCK_D], tl.float32)
-    for row in range(low_y, high_y, SWEPT // HALO_WIDTH):
-        key_y = row + n // HALO_WIDTH
+    m_i = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    l_i = tl.zeros([BLOCK_M], tl.float32)
+    acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for row in range(low_y, high_y, BLOCK_N // HALO_WIDTH):
+        key_y = row + offs_n // HALO_WIDTH
         in_halo = (key_y < high_y) & (key_x < high_x)
         k_ND = _load(k, key_y, key_x, k_y, k_x, in_halo, HEAD_DIM, BLOCK_D)
         v_ND = _load(v, key_y, key_x, v_y, v_x, in_halo, HEAD_DIM, BLOCK_D)
-        logits_MN = _logits(
+        qk = _logits(
             tl.dot(q_MD, tl.trans(k_ND), input_precision=PRECISION), scale, table,
             query_y[:, None], query_x[:, None], key_y[None, :], key_x[None, :],
             length_y, length_x, kernel_size, TABLE,
         )  # fmt: skip
-        higher_M = tl.maximum(largest_M, tl.max(logits_MN, 1))
+        m_ij = tl.maximum(m_i, tl.max(qk, 1))
         # A query may see none of these rows: -inf - -inf is not a number.
-        finite_M = tl.where(higher_M == float("-inf"), 0.0, higher_M)
-        weights_MN = tl.exp2(logits_MN - finite_M[:, None])
-        shrink_M = tl.exp2(largest_M - finite_M)
-        total_M = total_M * shrink_M + tl.sum(weights_MN, 1)
-        out_MD = out_MD * shrink_M[:, None]
-        out_MD = tl.dot(weights_MN.to(v_ND.dtype), v_ND, out_MD, input_precision=PRECISION)
-        largest_M = higher_M
+        m_finite = tl.where(m_ij == float("-inf"), 0.0, m_ij)
+        p = tl.exp2(qk - m_finite[:, None])
+        alpha = tl.exp2(m_i - m_finite)
+        l_i = l_i * alpha + tl.sum(p, 1)
+        acc = acc * alpha[:, None]
+        acc = tl.dot(p.to(v_ND.dtype), v_ND, acc, input_precision=PRECISION)
+        m_i = m_ij
 
-    share_M = 1.0 / total_M
-    _store(out, out_MD * share_M[:, None], query_y, query_x, out_y, out_x, valid, HEAD_DIM, BLOCK_D)
+    inv_l_i = 1.0 / l_i
+    _store(out, acc * inv_l_i[:, None], query_y, query_x, out_y, out_x, valid, HEAD_DIM, BLOCK_D)
     offsets = query_y * sum_y + query_x * sum_x
-    tl.store(largest + offsets, largest_M, mask=valid)
-    tl.store(share + offsets, share_M, mask=valid)
+    tl.store(m + offsets, m_i, mask=valid)
+    tl.store(inv_l + offsets, inv_l_i, mask=valid)
 
 
 @triton.jit
 def forward(
-    q, k, v, out, largest, share, bias,
+    q, k, v, out, m, inv_l, bias,
     q_b, q_h, q_w, q_n, k_b, k_h, k_w, k_n, v_b, v_h, v_w, v_n,
     height, width, heads_in_all, programs, layout, scale,
     GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
-    WIDE: tl.constexpr, NARROW: tl.constexpr, SWEPT: tl.constexpr, TABLE: tl.constexpr,
+    WIDE: tl.constexpr, NARROW: tl.constexpr, BLOCK_N: tl.constexpr, TABLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """out `[B, H, W, heads, D]`, and largest and share `[B, H, W, heads]`, all dense."""
+    """out `[B, H, W, heads, D]`, and m and inv_l `[B, H, W, heads]`, all dense."""
     (
         image, head, bias_offset, kernel_size, dilation, _, shift_x, tile_x, length_x, row,
         is_narrow,
@@ -226,18 +235,18 @@ def forward(
     sum_w, sum_h = heads_in_all, width * heads_in_all
     sum_offset = image * height * sum_h + shift_y * sum_h + shift_x * sum_w + head
     out += sum_offset * HEAD_DIM
-    largest += sum_offset
-    share += sum_offset
+    m += sum_offset
+    inv_l += sum_offset
     for narrow in tl.static_range(1 if WIDE == NARROW else 2):
         if is_narrow == narrow:
             _attend(
-                q, k, v, out, largest, share, bias,
+                q, k, v, out, m, inv_l, bias,
                 q_h * dilation, q_w * dilation, k_h * dilation, k_w * dilation,
                 v_h * dilation, v_w * dilation,
                 sum_h * dilation * HEAD_DIM, sum_w * dilation * HEAD_DIM,
                 sum_h * dilation, sum_w * dilation,
                 tile_y * TILE, tile_x * TILE, length_y, length_x, kernel_size, scale,
-                HEAD_DIM, BLOCK_D, TILE, NARROW if narrow else WIDE, SWEPT, TABLE, PRECISION,
+                HEAD_DIM, BLOCK_D, TILE, NARROW if narrow else WIDE, BLOCK_N, TABLE, PRECISION,
             )  # fmt: skip
 
 
@@ -245,33 +254,33 @@ def forward(
 
 
 @triton.jit
-def _weights_and_gradients(
-    q_MD, dout_MD, largest_M, share_M, k, v, table,
+def _p_and_dp(
+    q_MD, dout_MD, m_i, inv_l_i, k, v, table,
     k_y, k_x, v_y, v_x, query_y, query_x, key_y, key_x, high_y, high_x,
     length_y, length_x, kernel_size, scale,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, TABLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Of some rows of keys: themselves, the weights of a tile's queries, and their gradients."""
+    """Of some rows of keys: k_ND, and p and dp of a tile's queries."""
     in_halo = (key_y < high_y) & (key_x < high_x)
     k_ND = _load(k, key_y, key_x, k_y, k_x, in_halo, HEAD_DIM, BLOCK_D)
     v_ND = _load(v, key_y, key_x, v_y, v_x, in_halo, HEAD_DIM, BLOCK_D)
-    logits_MN = _logits(
+    qk = _logits(
         tl.dot(q_MD, tl.trans(k_ND), input_precision=PRECISION), scale, table,
         query_y[:, None], query_x[:, None], key_y[None, :], key_x[None, :],
         length_y, length_x, kernel_size, TABLE,
     )  # fmt: skip
-    weights_MN = tl.exp2(logits_MN - largest_M[:, None]) * share_M[:, None]
-    return k_ND, weights_MN, tl.dot(dout_MD, tl.trans(v_ND), input_precision=PRECISION)
+    p = tl.exp2(qk - m_i[:, None]) * inv_l_i[:, None]
+    return k_ND, p, tl.dot(dout_MD, tl.trans(v_ND), input_precision=PRECISION)
 
 
 @triton.jit
 def _differentiate_queries(
-    q, k, v, out, dout, largest, share, delta, bias, dq, dbias,
+    q, k, v, out, dout, m, inv_l, delta, bias, dq, dbias,
     q_y, q_x, k_y, k_x, v_y, v_x, out_y, out_x, dout_y, dout_x, sum_y, sum_x,
     q_h, k_h, v_h, out_h, dout_h, sum_h,
     first_row, last_row, first_x, height, length_x, kernel_size, dilation, scale,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, HALO_WIDTH: tl.constexpr,
-    SWEPT: tl.constexpr, BIAS_SIDE: tl.constexpr, TABLE: tl.constexpr, HAS_DBIAS: tl.constexpr,
+    BLOCK_N: tl.constexpr, BIAS_SIDE: tl.constexpr, TABLE: tl.constexpr, HAS_DBIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq, and delta = dout . out, of the tiles first_row..last_row of a column, and their dbias.
@@ -280,15 +289,16 @@ def _differentiate_queries(
     ones sums those of equal dy within a tile, for each column of queries and of keys; that sum
     stays in registers for the whole column of tiles, where dx depends on the columns alone.
 
-    In float32, delta is the sum of weights * dweights, so that dweights - delta loses nothing.
+    In float32, delta is the sum of p * dp, so that dp - delta loses nothing.
     """
     IS_DELTA_SUMMED: tl.constexpr = q.dtype.element_ty == tl.float32
-    ROWS: tl.constexpr = SWEPT // HALO_WIDTH
-    m = tl.arange(0, TILE * TILE)
+    ROWS: tl.constexpr = BLOCK_N // HALO_WIDTH
+    BLOCK_M: tl.constexpr = TILE * TILE
+    offs_m = tl.arange(0, BLOCK_M)
     last_x = tl.minimum(first_x + TILE, length_x) - 1
     low_x, high_x = _reached_keys(first_x, last_x, length_x, kernel_size)
-    n = tl.arange(0, SWEPT)
-    key_x = low_x + n % HALO_WIDTH
+    offs_n = tl.arange(0, BLOCK_N)
+    key_x = low_x + offs_n % HALO_WIDTH
     table = _bias_table(bias, kernel_size, TABLE)
     dy = tl.arange(0, BIAS_SIDE)
     pair = tl.arange(0, TILE * ROWS)  # of a row of queries and a row of keys
@@ -298,7 +308,7 @@ def _differentiate_queries(
         shift_y, tile_y, length_y = _find_row(tile_row, height, dilation)
         first_y = tile_y * TILE
         query_y, query_x, valid = _clamp(
-            first_y + m // TILE, first_x + m % TILE, length_y, length_x
+            first_y + offs_m // TILE, first_x + offs_m % TILE, length_y, length_x
         )
         q_MD = _load(q + shift_y * q_h, query_y, query_x, q_y, q_x, valid, HEAD_DIM, BLOCK_D)
         dout_MD = _load(
@@ -306,40 +316,41 @@ def _differentiate_queries(
         )
         sum_offsets = shift_y * sum_h + query_y * sum_y + query_x * sum_x
         # Infinity: a weight of 0 for queries that are not there.
-        largest_M = tl.load(largest + sum_offsets, mask=valid, other=float("inf"))
-        share_M = tl.load(share + sum_offsets, mask=valid, other=0.0)
+        m_i = tl.load(m + sum_offsets, mask=valid, other=float("inf"))
+        inv_l_i = tl.load(inv_l + sum_offsets, mask=valid, other=0.0)
 
         last_y = tl.minimum(first_y + TILE, length_y) - 1
         low_y, high_y = _reached_keys(first_y, last_y, length_y, kernel_size)
         if IS_DELTA_SUMMED:
-            delta_M = tl.zeros([TILE * TILE], tl.float32)
+            delta_i = tl.zeros([BLOCK_M], tl.float32)
             for row in range(low_y, high_y, ROWS):
-                _, weights_MN, dweights_MN = _weights_and_gradients(
-                    q_MD, dout_MD, largest_M, share_M, k + shift_y * k_h, v + shift_y * v_h, table,
-                    k_y, k_x, v_y, v_x, query_y, query_x, row + n // HALO_WIDTH, key_x,
+                _, p, dp = _p_and_dp(
+                    q_MD, dout_MD, m_i, inv_l_i, k + shift_y * k_h, v + shift_y * v_h, table,
+                    k_y, k_x, v_y, v_x, query_y, query_x, row + offs_n // HALO_WIDTH, key_x,
                     high_y, high_x, length_y, length_x, kernel_size, scale,
                     HEAD_DIM, BLOCK_D, TABLE, PRECISION,
                 )  # fmt: skip
-                delta_M += tl.sum(weights_MN * dweights_MN, 1)
+                delta_i += tl.sum(p * dp, 1)
         else:
             out_MD = _load(
                 out + shift_y * out_h, query_y, query_x, out_y, out_x, valid, HEAD_DIM, BLOCK_D
             )
-            delta_M = tl.sum(out_MD.to(tl.float32) * dout_MD.to(tl.float32), 1)
-        tl.store(delta + sum_offsets, delta_M, mask=valid)
+            delta_i = tl.sum(out_MD.to(tl.float32) * dout_MD.to(tl.float32), 1)
+        tl.store(delta + sum_offsets, delta_i, mask=valid)
 
-        dq_MD = tl.zeros([TILE * TILE, BLOCK_D], tl.float32)
+        dq_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
         for row in range(low_y, high_y, ROWS):
-            k_ND, weights_MN, dweights_MN = _weights_and_gradients(
-                q_MD, dout_MD, largest_M, share_M, k + shift_y * k_h, v + shift_y * v_h, table,
-                k_y, k_x, v_y, v_x, query_y, query_x, row + n // HALO_WIDTH, key_x, high_y, high_x,
-                length_y, length_x, kernel_size, scale, HEAD_DIM, BLOCK_D, TABLE, PRECISION,
+            k_ND, p, dp = _p_and_dp(
+                q_MD, dout_MD, m_i, inv_l_i, k + shift_y * k_h, v + shift_y * v_h, table,
+                k_y, k_x, v_y, v_x, query_y, query_x, row + offs_n // HALO_WIDTH, key_x,
+                high_y, high_x, length_y, length_x, kernel_size, scale,
+                HEAD_DIM, BLOCK_D, TABLE, PRECISION,
             )  # fmt: skip
-            dlogits_MN = (weights_MN * (dweights_MN - delta_M[:, None])).to(k_ND.dtype)
-            dq_MD = tl.dot(dlogits_MN, k_ND, dq_MD, input_precision=PRECISION)
+            ds = (p * (dp - delta_i[:, None])).to(k_ND.dtype)
+            dq_MD = tl.dot(ds, k_ND, dq_MD, input_precision=PRECISION)
             if HAS_DBIAS:
                 # [query y, query x, key y, key x] -> [query y and key y, query x and key x]
-                split = tl.reshape(dlogits_MN, [TILE, TILE, ROWS, HALO_WIDTH])
+                split = tl.reshape(ds, [TILE, TILE, ROWS, HALO_WIDTH])
                 pairs = tl.reshape(
                     tl.permute(split, [0, 2, 1, 3]), [TILE * ROWS, TILE * HALO_WIDTH]
                 )
@@ -363,11 +374,11 @@ def _differentiate_queries(
 
 @triton.jit
 def backward_queries(
-    q, k, v, out, dout, largest, share, delta, bias, dq, dbias,
+    q, k, v, out, dout, m, inv_l, delta, bias, dq, dbias,
     q_b, q_h, q_w, q_n, k_b, k_h, k_w, k_n, v_b, v_h, v_w, v_n, dout_b, dout_h, dout_w, dout_n,
     height, width, heads_in_all, programs, tiles_a_program, layout, scale,
     GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
-    WIDE: tl.constexpr, NARROW: tl.constexpr, SWEPT: tl.constexpr, BIAS_SIDE: tl.constexpr,
+    WIDE: tl.constexpr, NARROW: tl.constexpr, BLOCK_N: tl.constexpr, BIAS_SIDE: tl.constexpr,
     TABLE: tl.constexpr, HAS_DBIAS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dq, delta for backward_keys, and a program's share of the bias's gradient.
@@ -390,21 +401,21 @@ def backward_queries(
     sum_offset = image * height * sum_h + shift_x * sum_w + head
     out += sum_offset * HEAD_DIM
     dq += sum_offset * HEAD_DIM
-    largest += sum_offset
-    share += sum_offset
+    m += sum_offset
+    inv_l += sum_offset
     delta += sum_offset
     dbias += tl.program_id(0).to(tl.int64) * BIAS_SIDE * BIAS_SIDE
     for narrow in tl.static_range(1 if WIDE == NARROW else 2):
         if is_narrow == narrow:
             _differentiate_queries(
-                q, k, v, out, dout, largest, share, delta, bias, dq, dbias,
+                q, k, v, out, dout, m, inv_l, delta, bias, dq, dbias,
                 q_h * dilation, q_w * dilation, k_h * dilation, k_w * dilation,
                 v_h * dilation, v_w * dilation,
                 sum_h * dilation * HEAD_DIM, sum_w * dilation * HEAD_DIM,
                 dout_h * dilation, dout_w * dilation, sum_h * dilation, sum_w * dilation,
                 q_h, k_h, v_h, sum_h * HEAD_DIM, dout_h, sum_h,
                 first_row, last_row, tile_x * TILE, height, length_x, kernel_size, dilation, scale,
-                HEAD_DIM, BLOCK_D, TILE, NARROW if narrow else WIDE, SWEPT, BIAS_SIDE, TABLE,
+                HEAD_DIM, BLOCK_D, TILE, NARROW if narrow else WIDE, BLOCK_N, BIAS_SIDE, TABLE,
                 HAS_DBIAS, PRECISION,
             )  # fmt: skip
 
@@ -414,15 +425,16 @@ def backward_queries(
 
 @triton.jit
 def _differentiate_keys(
-    q, k, v, dout, largest, share, delta, bias, dk, dv,
+    q, k, v, dout, m, inv_l, delta, bias, dk, dv,
     q_y, q_x, k_y, k_x, v_y, v_x, out_y, out_x, dout_y, dout_x, sum_y, sum_x,
     first_y, first_x, length_y, length_x, kernel_size, scale,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr, HALO_WIDTH: tl.constexpr,
-    SWEPT: tl.constexpr, TABLE: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_N: tl.constexpr, TABLE: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and dv of one tile of keys, over the rows of queries whose windows hold one of them."""
-    m = tl.arange(0, TILE * TILE)
-    key_y, key_x = first_y + m // TILE, first_x + m % TILE
+    BLOCK_M: tl.constexpr = TILE * TILE
+    offs_m = tl.arange(0, BLOCK_M)
+    key_y, key_x = first_y + offs_m // TILE, first_x + offs_m % TILE
     valid = (key_y < length_y) & (key_x < length_x)
     k_MD = _load(k, key_y, key_x, k_y, k_x, valid, HEAD_DIM, BLOCK_D)
     v_MD = _load(v, key_y, key_x, v_y, v_x, valid, HEAD_DIM, BLOCK_D)
@@ -432,31 +444,31 @@ def _differentiate_keys(
     last_x = tl.minimum(first_x + TILE, length_x) - 1
     low_y, high_y = _reaching_queries(first_y, last_y, length_y, kernel_size)
     low_x, high_x = _reaching_queries(first_x, last_x, length_x, kernel_size)
-    n = tl.arange(0, SWEPT)
+    offs_n = tl.arange(0, BLOCK_N)
 
-    dk_MD = tl.zeros([TILE * TILE, BLOCK_D], tl.float32)
-    dv_MD = tl.zeros([TILE * TILE, BLOCK_D], tl.float32)
-    for row in range(low_y, high_y, SWEPT // HALO_WIDTH):
+    dk_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    dv_MD = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for row in range(low_y, high_y, BLOCK_N // HALO_WIDTH):
         query_y, query_x, in_halo = _clamp(
-            row + n // HALO_WIDTH, low_x + n % HALO_WIDTH, high_y, high_x
+            row + offs_n // HALO_WIDTH, low_x + offs_n % HALO_WIDTH, high_y, high_x
         )
         q_ND = _load(q, query_y, query_x, q_y, q_x, in_halo, HEAD_DIM, BLOCK_D)
         dout_ND = _load(dout, query_y, query_x, dout_y, dout_x, in_halo, HEAD_DIM, BLOCK_D)
         offsets = query_y * sum_y + query_x * sum_x
         # Infinity: a weight of 0 for queries that are not there.
-        largest_N = tl.load(largest + offsets, mask=in_halo, other=float("inf"))
-        share_N = tl.load(share + offsets, mask=in_halo, other=0.0)
-        delta_N = tl.load(delta + offsets, mask=in_halo, other=0.0)
-        logits_MN = _logits(
+        m_i = tl.load(m + offsets, mask=in_halo, other=float("inf"))
+        inv_l_i = tl.load(inv_l + offsets, mask=in_halo, other=0.0)
+        delta_i = tl.load(delta + offsets, mask=in_halo, other=0.0)
+        qkT = _logits(
             tl.dot(k_MD, tl.trans(q_ND), input_precision=PRECISION), scale, table,
             query_y[None, :], query_x[None, :], key_y[:, None], key_x[:, None],
             length_y, length_x, kernel_size, TABLE,
         )  # fmt: skip
-        weights_MN = tl.exp2(logits_MN - largest_N[None, :]) * share_N[None, :]
-        dv_MD = tl.dot(weights_MN.to(dout_ND.dtype), dout_ND, dv_MD, input_precision=PRECISION)
-        dweights_MN = tl.dot(v_MD, tl.trans(dout_ND), input_precision=PRECISION)
-        dlogits_MN = (weights_MN * (dweights_MN - delta_N[None, :])).to(q_ND.dtype)
-        dk_MD = tl.dot(dlogits_MN, q_ND, dk_MD, input_precision=PRECISION)
+        pT = tl.exp2(qkT - m_i[None, :]) * inv_l_i[None, :]
+        dv_MD = tl.dot(pT.to(dout_ND.dtype), dout_ND, dv_MD, input_precision=PRECISION)
+        dpT = tl.dot(v_MD, tl.trans(dout_ND), input_precision=PRECISION)
+        dsT = (pT * (dpT - delta_i[None, :])).to(q_ND.dtype)
+        dk_MD = tl.dot(dsT, q_ND, dk_MD, input_precision=PRECISION)
 
     _store(dk, dk_MD * scale, key_y, key_x, out_y, out_x, valid, HEAD_DIM, BLOCK_D)
     _store(dv, dv_MD, key_y, key_x, out_y, out_x, valid, HEAD_DIM, BLOCK_D)
@@ -464,11 +476,11 @@ def _differentiate_keys(
 
 @triton.jit
 def backward_keys(
-    q, k, v, dout, largest, share, delta, bias, dk, dv,
+    q, k, v, dout, m, inv_l, delta, bias, dk, dv,
     q_b, q_h, q_w, q_n, k_b, k_h, k_w, k_n, v_b, v_h, v_w, v_n, dout_b, dout_h, dout_w, dout_n,
     height, width, heads_in_all, programs, layout, scale,
     GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
-    WIDE: tl.constexpr, NARROW: tl.constexpr, SWEPT: tl.constexpr, TABLE: tl.constexpr,
+    WIDE: tl.constexpr, NARROW: tl.constexpr, BLOCK_N: tl.constexpr, TABLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):  # fmt: skip
     """dk and dv, dense. delta comes from backward_queries."""
@@ -486,17 +498,17 @@ def backward_keys(
     sum_offset = image * height * sum_h + shift_y * sum_h + shift_x * sum_w + head
     dk += sum_offset * HEAD_DIM
     dv += sum_offset * HEAD_DIM
-    largest += sum_offset
-    share += sum_offset
+    m += sum_offset
+    inv_l += sum_offset
     delta += sum_offset
     for narrow in tl.static_range(1 if WIDE == NARROW else 2):
         if is_narrow == narrow:
             _differentiate_keys(
-                q, k, v, dout, largest, share, delta, bias, dk, dv,
+                q, k, v, dout, m, inv_l, delta, bias, dk, dv,
                 q_h * dilation, q_w * dilation, k_h * dilation, k_w * dilation,
                 v_h * dilation, v_w * dilation,
                 sum_h * dilation * HEAD_DIM, sum_w * dilation * HEAD_DIM,
                 dout_h * dilation, dout_w * dilation, sum_h * dilation, sum_w * dilation,
                 tile_y * TILE, tile_x * TILE, length_y, length_x, kernel_size, scale,
-                HEAD_DIM, BLOCK_D, TILE, NARROW if narrow else WIDE, SWEPT, TABLE, PRECISION,
+                HEAD_DIM, BLOCK_D, TILE, NARROW if narrow else WIDE, BLOCK_N, TABLE, PRECISION,
             )  # fmt: skip

@@ -36,7 +36,7 @@ def attention(
     """Neighborhood attention of `[B, H, W, N, D]` tensors in float32, bfloat16 or float16."""
     bias = None if rpb is None else torch.cat([table.flatten() for table in rpb]).float()
     layout = [n for g in groups for n in (g.heads, g.kernel_size, g.dilation)]
-    out, _largest, _share = _forward(q, k, v, bias, layout, scale)
+    out, _m, _inv_l = _forward(q, k, v, bias, layout, scale)
     return out
 
 
@@ -47,18 +47,18 @@ def _forward(
     q, k, v = (_unit_depth(x) for x in (q, k, v))
     batch, height, width, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    largest = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
-    share = torch.empty_like(largest)
+    m = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
+    inv_l = torch.empty_like(m)
     plan = plan_tiles(groups_of(layout), height, width)
     if batch:
         with _device_of(q):
             kernels.forward[(batch * plan.programs,)](
-                q, k, v, out, largest, share, q if bias is None else bias,
+                q, k, v, out, m, inv_l, q if bias is None else bias,
                 *q.stride()[:4], *k.stride()[:4], *v.stride()[:4],
                 height, width, heads, plan.programs, plan.layout, scale,
                 **_settings("forward", plan, q, bias),
             )  # fmt: skip
-    return out, largest, share
+    return out, m, inv_l
 
 
 @torch.library.custom_op("stylenat::neighborhood_triton_backward", mutates_args=())
@@ -69,8 +69,8 @@ def _backward(
     v: Tensor,
     bias: Tensor | None,
     out: Tensor,
-    largest: Tensor,
-    share: Tensor,
+    m: Tensor,
+    inv_l: Tensor,
     layout: list[int],
     scale: float,
     needs_dbias: bool,
@@ -78,7 +78,7 @@ def _backward(
     dout, q, k, v = (_unit_depth(x) for x in (dout, q, k, v))
     batch, height, width, heads, _ = q.shape
     dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3))
-    delta = torch.empty_like(largest)
+    delta = torch.empty_like(m)
     groups = groups_of(layout)
     strides = [stride for x in (q, k, v, dout) for stride in x.stride()[:4]]
     shape = (height, width, heads)
@@ -91,16 +91,16 @@ def _backward(
     if batch:
         with _device_of(q):
             kernels.backward_queries[(batch * columns.programs,)](
-                q, k, v, out, dout, largest, share, delta, table, dq, shares, *strides,
+                q, k, v, out, dout, m, inv_l, delta, table, dq, shares, *strides,
                 *shape, columns.programs, columns.tiles_a_program, columns.layout, scale,
                 **settings,
             )  # fmt: skip
             kernels.backward_keys[(batch * tiles.programs,)](
-                q, k, v, dout, largest, share, delta, table, dk, dv, *strides,
+                q, k, v, dout, m, inv_l, delta, table, dk, dv, *strides,
                 *shape, tiles.programs, tiles.layout, scale,
                 **_settings("backward_keys", tiles, q, bias),
             )  # fmt: skip
-    dbias = _sum_shares(shares, columns, batch) if has_dbias else largest.new_empty(0)
+    dbias = _sum_shares(shares, columns, batch) if has_dbias else m.new_empty(0)
     return dq, dk, dv, dbias
 
 
@@ -116,8 +116,8 @@ def _sum_shares(shares: Tensor, plan: Plan, batch: int) -> Tensor:
     return torch.cat(tables)
 
 
-# (SWEPT, num_warps, num_stages) by bytes of an element, then by the head_dim they serve up to: what
-# compiles without spilling, or spills least (results/benchmarks/triton-compiled.json).
+# (BLOCK_N, num_warps, num_stages) by bytes of an element, then by the head_dim they serve up to:
+# what compiles without spilling, or spills least (results/benchmarks/triton-compiled.json).
 TUNING = {
     2: {
         32: {"forward": (32, 4, 2), "backward_queries": (32, 4, 2), "backward_keys": (32, 4, 2)},
@@ -149,7 +149,7 @@ def _settings(
     head_dim = q.shape[-1]
     wide, narrow = plan.halo_widths
     kernel_size = max(group.kernel_size for group in plan.groups)
-    swept, num_warps, num_stages = tuning_of(q.dtype, head_dim)[kernel]
+    block_n, num_warps, num_stages = tuning_of(q.dtype, head_dim)[kernel]
     # As PyTorch's own products: TensorFloat-32 only where the user has turned it on.
     is_tf32 = q.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     settings = {
@@ -159,7 +159,7 @@ def _settings(
         "TILE": TILE,
         "WIDE": wide,
         "NARROW": narrow,
-        "SWEPT": max(swept, wide),
+        "BLOCK_N": max(block_n, wide),
         "TABLE": 0 if bias is None else power_of_two((2 * kernel_size - 1) ** 2 + 1),
         "PRECISION": "tf32" if is_tf32 else "ieee",
         "num_warps": num_warps,
@@ -168,7 +168,7 @@ def _settings(
     }
     if kernel == "backward_queries":
         # Two rows of keys at least: with TILE rows of queries, 16 pairs.
-        settings["SWEPT"] = max(swept, 2 * wide)
+        settings["BLOCK_N"] = max(block_n, 2 * wide)
         settings["BIAS_SIDE"] = max(16, power_of_two(2 * kernel_size - 1))
         settings["HAS_DBIAS"] = has_dbias
         if kernel_size > 9:
@@ -189,8 +189,8 @@ def _device_of(x: Tensor) -> Any:
 def _(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, layout: list[int], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    largest, share = (q.new_empty(q.shape[:-1], dtype=torch.float32) for _ in range(2))
-    return q.new_empty(q.shape), largest, share
+    m, inv_l = (q.new_empty(q.shape[:-1], dtype=torch.float32) for _ in range(2))
+    return q.new_empty(q.shape), m, inv_l
 
 
 @_backward.register_fake
@@ -201,8 +201,8 @@ def _(
     v: Tensor,
     bias: Tensor | None,
     out: Tensor,
-    largest: Tensor,
-    share: Tensor,
+    m: Tensor,
+    inv_l: Tensor,
     layout: list[int],
     scale: float,
     needs_dbias: bool,

@@ -1,7 +1,7 @@
 """Times other settings of the kernels on this machine's GPU, at the levels of FFHQ.
 
-`python -m ops.neighborhood.impl.triton.tune [FILE.json]` prints, for each kernel and level, the
-milliseconds of every setting that runs, the fastest first, beside launch.TUNING's. It changes
+`python -m tools.tune_triton [FILE.json]` prints, for each kernel and level, the milliseconds of
+every setting that runs. The fastest comes first, and a mark shows that of launch.TUNING. It changes
 nothing: what wins goes into TUNING by hand.
 """
 
@@ -21,7 +21,7 @@ import torch
 from ops.neighborhood.problem import HeadGroup
 
 KERNELS = ("forward", "backward_queries", "backward_keys")
-SETTINGS = tuple(product((32, 64), (4, 8), (1, 2, 3)))  # SWEPT, num_warps, num_stages
+SETTINGS = tuple(product((32, 64), (4, 8), (1, 2, 3)))  # BLOCK_N, num_warps, num_stages
 # (side, heads of each of two groups, dilation of the second), head_dim 32
 LEVELS = ((256, 2, 32), (128, 4, 16), (64, 8, 8), (32, 8, 4))
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,13 @@ from typing import Any
 import pytest
 import torch
 
-from stylenat.benchmarks import gpu_check
 from stylenat.benchmarks.calls import shape_name
-from stylenat.benchmarks.gpu_check import Check
-from stylenat.benchmarks.gpu_parts import PART_SECONDS, Task, parts
-from stylenat.benchmarks.natten_build import NattenBuild
 from stylenat.benchmarks.op import LEVELS
-from stylenat.benchmarks.targets import verdicts
+from tools import gpu_check
+from tools.gpu_check import Check
+from tools.gpu_parts import HANG_SECONDS, Task, parts
+from tools.natten_build import NattenBuild
+from tools.targets import verdicts
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,12 +52,12 @@ def test_an_unknown_part_is_refused(capsys):
 
 
 def test_the_rehearsal_has_the_parts_of_the_check_and_its_commands_exist():
-    real, tiny = (parts(Path("work"), on_cpu=on_cpu) for on_cpu in (False, True))
+    real, tiny = (parts(Path("work"), Path("out"), on_cpu=on_cpu) for on_cpu in (False, True))
     assert list(real) == list(tiny)
     for tasks in (*real.values(), *tiny.values()):
         for task in tasks:
             command = " ".join(task.arguments)
-            assert command.startswith(("-m stylenat ", "-m pytest ", "-m ops."))
+            assert command.startswith(("-m stylenat ", "-m pytest ", "-m tools."))
             for word in task.arguments:
                 if word.startswith("configs/"):
                     assert (ROOT / word).is_file()
@@ -69,7 +67,7 @@ def test_the_rehearsal_has_the_parts_of_the_check_and_its_commands_exist():
 def test_every_bench_command_of_the_gpu_s_parts_parses(part, monkeypatch):
     from stylenat.cli.bench import bench
 
-    for task in parts(Path("work"), on_cpu=False)[part]:
+    for task in parts(Path("work"), Path("out"), on_cpu=False)[part]:
         name, *arguments = task.arguments[3:]
         bench.commands[name].make_context(name, arguments)
 
@@ -99,7 +97,7 @@ def test_a_task_is_interrupted_at_its_limit_and_may_still_write(check):
     )
     check.parts = {"op": (python(code, seconds=3.0),)}
     check.run("op")
-    assert "so far" in (check.out / "bench.txt").read_text()
+    assert "so far" in (check.out / "op.txt").read_text()
     assert "too slow" in check.lines[0]
     assert check.failed
 
@@ -119,16 +117,38 @@ def test_a_task_that_ignores_the_interrupt_is_killed(check, monkeypatch):
     assert time.monotonic() - start < 300  # seconds: it was killed, and did not come to its end
 
 
-def test_tables_are_merged_and_a_new_one_takes_its_namesake_s_place(check):
-    reports = check.work / "reports"
-    reports.mkdir()
-    check.out.joinpath("bench.json").write_text(
-        json.dumps([{"name": "op-h200", "rows": [1]}, {"name": "tokens-h200", "rows": [2]}])
-    )
-    (reports / "op-h200.json").write_text(json.dumps({"name": "op-h200", "rows": [3]}))
-    check._merge_reports()
-    tables = {table["name"]: table["rows"] for table in check._tables()}
-    assert tables == {"op-h200": [3], "tokens-h200": [2]}
+def test_a_part_ends_at_the_limit_that_was_asked_for(tmp_path):
+    check = Check(tmp_path, tmp_path / "out", on_cpu=True, part_seconds=1.0)
+    check.parts = {"op": (python("import time; time.sleep(600)"), python("print(2)"))}
+    check.run("op")
+    assert "too slow" in check.lines[0]
+    assert check.lines[1] == "op: skipped: -c print(2): the part's time is over"
+
+
+@pytest.mark.parametrize("seconds", ["0", "nan"])
+def test_a_limit_that_is_none_is_refused(capsys, seconds):
+    with pytest.raises(SystemExit):
+        gpu_check.main(["--cpu", "--seconds", seconds])
+    assert f"--seconds must be positive: {seconds}" in capsys.readouterr().err
+
+
+def test_the_training_run_is_kept_without_its_checkpoints(check):
+    for name in ("stats.jsonl", "checkpoints/state.pt", "samples/1.png"):
+        (check.work / "run" / name).parent.mkdir(parents=True, exist_ok=True)
+        (check.work / "run" / name).write_text(name)
+    (check.out / "train").mkdir()
+    (check.out / "train" / "of_an_earlier_run.txt").write_text("")
+    check.parts = {"train": ()}
+    check.run("train")
+    kept = {path.name for path in (check.out / "train").rglob("*") if path.is_file()}
+    assert kept == {"stats.jsonl", "1.png"}
+
+
+def test_tables_of_earlier_runs_count_too(check):
+    check.reports.mkdir()
+    for name in ("op", "tokens"):
+        (check.reports / f"{name}-h200.json").write_text(json.dumps({"name": f"{name}-h200"}))
+    assert [table["name"] for table in check._tables()] == ["op-h200", "tokens-h200"]
 
 
 # Targets
@@ -261,7 +281,7 @@ def test_the_rehearsal_goes_through_every_part(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        timeout=PART_SECONDS,
+        timeout=HANG_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     summary = (tmp_path / "out" / "summary.txt").read_text()
@@ -269,16 +289,7 @@ def test_the_rehearsal_goes_through_every_part(tmp_path):
         assert f"\n{part}: done in " in summary, summary
     assert "natten: skipped: NATTEN_SDIST is not set" in summary
     assert "skipped" not in summary.replace("natten: skipped", "")
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert len(names | {"natten.txt"}) <= 8
-    tables = json.loads((tmp_path / "out" / "bench.json").read_text())
-    assert [table["name"].split("-")[0] for table in tables] == [
-        "op",
-        "tokens",
-        "generator",
-        "training",
-    ]
-    with tarfile.open(tmp_path / "out" / "train.tar.gz") as archive:
-        stats = archive.extractfile("train/stats.jsonl")
-        assert stats is not None
-        assert "swd" in io.TextIOWrapper(stats).read()
+    tables = {path.name.split("-")[0] for path in (tmp_path / "out" / "reports").glob("*.json")}
+    assert tables == {"op", "tokens", "generator", "training"}
+    assert "swd" in (tmp_path / "out" / "train" / "stats.jsonl").read_text()
+    assert not (tmp_path / "out" / "train" / "checkpoints").exists()

@@ -1,7 +1,7 @@
 """Everything that needs a GPU, in one command: scripts/gpu_check.sh.
 
-Imports PyTorch and this package's tables alone: where a requirement is missing, what needs it is
-skipped, in a sentence, and the rest runs.
+This process imports PyTorch and the tables of benchmarks alone. If a requirement is missing, what
+needs it is skipped, in a sentence, and the rest runs.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,13 +23,13 @@ from typing import Any
 
 import torch
 
-from stylenat.benchmarks.gpu_parts import PART_SECONDS, PIP_NAMES, Task, parts
-from stylenat.benchmarks.natten_build import NattenBuild
-from stylenat.benchmarks.targets import verdicts
+from tools.gpu_parts import PIP_NAMES, Task, parts
+from tools.natten_build import NattenBuild
+from tools.targets import verdicts
 
 BENCH = ("op", "tune", "generator", "training")
-GRACE_SECONDS = 25.0  # from the interrupt to the end of a process that writes what it has
-RUN_FILES = ("config.yaml", "stats.jsonl", "log.txt", "progress.png", "samples", "snapshots")
+GRACE_SECONDS = 60.0  # from the interrupt to the end of a process that writes what it has
+BUILD_SECONDS = 3 * 3600.0  # that the part natten waits for its build, if no limit is given
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return 2
     with tempfile.TemporaryDirectory() as folder:
-        check = Check(Path(folder), options.out, on_cpu=options.cpu)
+        check = Check(Path(folder), options.out, on_cpu=options.cpu, part_seconds=options.seconds)
         chosen = options.parts or list(check.parts)
         if "natten" in chosen:
             check.natten.start()
@@ -53,16 +54,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    names = ("bench", *parts(Path(), on_cpu=True))
+    names = ("bench", *parts(Path(), Path(), on_cpu=True))
     parser = argparse.ArgumentParser(
         prog="scripts/gpu_check.sh",
         description="Correctness, speed and five minutes of training on this machine's GPU. "
-        "bench is op, tune, generator and training. Every part stays under ten minutes.",
+        "The part bench stands for op, tune, generator and training.",
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(names)}; all")
-    parser.add_argument("--out", type=Path, default=Path("gpu_check"), metavar="DIR")
-    parser.add_argument("--cpu", action="store_true", help="tiny sizes on the CPU, as a rehearsal")
+    parser.add_argument(
+        "parts", nargs="*", metavar="PART", help=f"which parts to run, of {', '.join(names)}"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("gpu_check"), metavar="DIR", help="where results go"
+    )
+    parser.add_argument(
+        "--seconds", type=float, help="stop each part after this time (default: no limit)"
+    )
+    parser.add_argument(
+        "--cpu", action="store_true", help="rehearse at tiny sizes on the CPU instead"
+    )
     options = parser.parse_args(arguments)
+    if options.seconds is not None and not options.seconds > 0:
+        parser.error(f"--seconds must be positive: {options.seconds:g}")
     for name in options.parts:
         if name not in names:
             parser.error(f"unknown part '{name}'; choose from {', '.join(names)}")
@@ -70,11 +82,18 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 class Check:
-    """Runs parts; at most eight files come to lie in `out`, beside those of earlier runs."""
+    """Runs parts; what they print, their tables and the summary go to `out`.
 
-    def __init__(self, work: Path, out: Path, *, on_cpu: bool) -> None:
-        self.work, self.out, self.on_cpu = work, out, on_cpu
-        self.parts = parts(work, on_cpu=on_cpu)
+    Tables in `out` from earlier runs count for the targets, too. Each part is stopped after
+    `part_seconds`, if given.
+    """
+
+    def __init__(
+        self, work: Path, out: Path, *, on_cpu: bool, part_seconds: float | None = None
+    ) -> None:
+        self.work, self.out, self.reports = work, out, out / "reports"
+        self.on_cpu, self.part_seconds = on_cpu, part_seconds
+        self.parts = parts(work, self.reports, on_cpu=on_cpu)
         self.natten = NattenBuild.from_environment()
         self.lines: list[str] = []
         self.failed = False
@@ -82,21 +101,19 @@ class Check:
 
     def run(self, part: str) -> None:
         """One part's tasks, in order; what they print goes to a file, in short to the summary."""
-        log = self.out / f"{'bench' if part in BENCH else part}.txt"
-        if part == "train":  # into the archive
-            log = self.work / "train.txt"
-        deadline = time.monotonic() + PART_SECONDS
+        start = time.monotonic()
+        deadline = start + (math.inf if self.part_seconds is None else self.part_seconds)
         if part == "natten":
-            problem = self.natten.wait(deadline - PART_SECONDS / 2)
+            wait = BUILD_SECONDS if self.part_seconds is None else self.part_seconds / 2
+            problem = self.natten.wait(start + wait)
             if problem is not None:
                 self._note(part, f"skipped: {problem}")
                 return
-        with log.open("a") as file:
+        with (self.out / f"{part}.txt").open("a") as file:
             for task in self.parts[part]:
                 self._run(part, task, deadline, file)
         if part == "train":
-            self._pack(log)
-        self._merge_reports()
+            self._keep_run()
 
     def _run(self, part: str, task: Task, deadline: float, file: Any) -> None:
         missing = [name for name in task.needs if importlib.util.find_spec(name) is None]
@@ -128,26 +145,17 @@ class Check:
         self.lines.append(f"{part}: {text.replace(str(self.work), 'TMP')}")
         _say(self.lines[-1])
 
-    def _merge_reports(self) -> None:
-        """All tables of this and earlier runs in one file; a new one takes its namesake's place."""
-        tables = {table["name"]: table for table in self._tables()}
-        for path in sorted((self.work / "reports").glob("*.json")):
-            table = json.loads(path.read_text())
-            tables[table["name"]] = table
-        if tables:
-            (self.out / "bench.json").write_text(json.dumps([*tables.values()], indent=1) + "\n")
+    def _keep_run(self) -> None:
+        """Copy the training run to `out`, without its checkpoints, which are large."""
+        kept = self.out / "train"
+        shutil.rmtree(kept, ignore_errors=True)
+        if (self.work / "run").exists():
+            shutil.copytree(
+                self.work / "run", kept, ignore=shutil.ignore_patterns("checkpoints", "*lock*")
+            )
 
     def _tables(self) -> list[dict[str, Any]]:
-        path = self.out / "bench.json"
-        return json.loads(path.read_text()) if path.exists() else []
-
-    def _pack(self, log: Path) -> None:
-        """The training run without its checkpoints, and what it printed."""
-        with tarfile.open(self.out / "train.tar.gz", "w:gz") as archive:
-            archive.add(log, "train/train.txt")
-            for name in RUN_FILES:
-                if (self.work / "run" / name).exists():
-                    archive.add(self.work / "run" / name, f"train/{name}")
+        return [json.loads(path.read_text()) for path in sorted(self.reports.glob("*.json"))]
 
     def summarise(self) -> None:
         """What ran, and which targets were met, into summary.txt and on the screen."""

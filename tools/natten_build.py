@@ -63,7 +63,7 @@ class NattenBuild:
     def wait(self, deadline: float) -> str | None:
         """Wait for the end of the build, until `deadline` (of `time.monotonic`).
 
-        None where its kernels are there, else one sentence that says why they are not.
+        None if its kernels are there, otherwise one sentence that says why they are not.
         """
         if self.sdist is None:
             return "NATTEN_SDIST is not set: the path of NATTEN's source package"

@@ -1,0 +1,1 @@
+"""What maintainers run from the repository's top folder. No wheel installs it."""
