@@ -15,10 +15,10 @@ from stylenat.config import (
     RunConfig,
     from_dict,
     load_config,
-    replacing,
     save_config,
     to_dict,
 )
+from stylenat.files import replacing
 from stylenat.models import (
     IMAGENET,
     Discriminator,
