@@ -8,20 +8,15 @@ from __future__ import annotations
 import functools
 import io
 import warnings
-from typing import Literal
 
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from stylenat.choices import FILTERS, Filter
 from stylenat.text import printable
 
-Filter = Literal["bilinear", "lanczos", "box"]
-FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-}
+_RESAMPLING = {name: Image.Resampling[name.upper()] for name in FILTERS}
 
 # What counts as an image in a folder or a zip, in either case of letters.
 EXTENSIONS = frozenset({
@@ -192,6 +187,6 @@ def scale_and_crop(image: Image.Image, resolution: int, resize: Filter) -> Image
         size = (resolution * width // short, resolution * height // short)
         if size[0] * size[1] > MOST_PIXELS:
             raise RefusedImage(f"is too long to be scaled to {resolution}: {width}x{height}")
-        image = image.resize(size, FILTERS[resize])
+        image = image.resize(size, _RESAMPLING[resize])
     left, top = (round((side - resolution) / 2) for side in image.size)
     return image.crop((left, top, left + resolution, top + resolution))

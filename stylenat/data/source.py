@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from stylenat.choices import Filter
 from stylenat.data.faces import draw_face
 from stylenat.data.images import (
-    Filter,
     ImageError,
     RefusedImage,
     scale_and_crop,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from stylenat import __version__
-from stylenat.config import METRICS
+from stylenat.choices import METRICS, MODES
 from stylenat.data import ImageSource
 from stylenat.distributed import from_main
 from stylenat.files import sha256_of, user_path
@@ -35,7 +35,7 @@ from stylenat.metrics.reference import (
     subset,
 )
 from stylenat.metrics.scores import Scores
-from stylenat.metrics.weights import WEIGHTS, find_weights
+from stylenat.metrics.weights import find_weights
 from stylenat.models import Generator
 from stylenat.sampling import SEED_LIMIT
 
@@ -269,8 +269,8 @@ def check_settings(metrics: Sequence[str], *, num: int, mode: str, seed: int) ->
     for name in metrics:
         if name not in METRICS:
             raise ValueError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
-    if mode not in WEIGHTS:
-        raise ValueError(f"the mode must be one of {', '.join(WEIGHTS)}: {mode}")
+    if mode not in MODES:
+        raise ValueError(f"the mode must be one of {', '.join(MODES)}: {mode}")
     _require_enough(metrics, num, "generated (num)")
     if seed < 0:
         raise ValueError(f"the seed must be at least 0: {seed}")

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from stylenat.choices import Filter
 from stylenat.config import load_run_config
 from stylenat.data import ImageSource, open_images
-from stylenat.data.images import Filter
 from stylenat.data.opening import FACES
 from stylenat.files import user_path
 from stylenat.metrics.evaluate import Evaluator, check_settings

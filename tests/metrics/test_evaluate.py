@@ -220,7 +220,7 @@ def test_statistics_of_another_kind_are_refused(small, tmp_path, arrays, sentenc
         (["fdi"], {}, "unknown metric 'fdi'; choose from fid, kid, pr, swd"),
         (["fid"], {"num": 1}, "fid takes at least 2 images generated (num): 1"),
         (["pr"], {"num": 3}, "pr takes at least 4 images generated (num): 3"),
-        (["fid"], {"mode": "torch"}, "the mode must be one of clean, legacy_tensorflow, legacy_p"),
+        (["fid"], {"mode": "torch"}, "the mode must be one of clean, legacy_pytorch, legacy_t"),
         (["fid"], {"seed": -1}, "the seed must be at least 0: -1"),
         (["fid"], {"reference": "x.npz"}, "either a data set or a file of reference statistics"),
     ],
