@@ -142,7 +142,7 @@ def _cleanfid(module: str) -> Any:
         return importlib.import_module(f"cleanfid.{module}")
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"fid, kid and pr need {error.name}, which is not installed: pip install clean-fid"
+            f"the feature network needs {error.name}, which is not installed: pip install clean-fid"
         ) from error
 
 
