@@ -19,7 +19,7 @@ _INK: RGB = (44, 30, 32)
 
 
 def draw_face(index: int, resolution: int, *, seed: int = 0) -> np.ndarray:
-    """Face number `index` of the endless series `seed`: uint8 [3, R, R], RGB, 0..255.
+    """Face number `index` of the endless series `seed`: uint8 [R, R, 3], RGB, 0..255.
 
     The same in any process and order, and on any machine with the same numpy and Pillow; another
     resolution shows the same face. Raises ValueError for a negative index or seed, and for a

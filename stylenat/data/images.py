@@ -164,17 +164,6 @@ def _from_integers(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey_HW.astype(np.uint8))
 
 
-def to_array(image: Image.Image) -> np.ndarray:
-    """uint8 [3, H, W], contiguous, of an RGB picture."""
-    assert image.mode == "RGB"
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def to_image(pixels_3HW: np.ndarray) -> Image.Image:
-    """The RGB picture of uint8 [3, H, W]."""
-    return Image.fromarray(np.ascontiguousarray(pixels_3HW.transpose(1, 2, 0)))
-
-
 def scale_and_crop(image: Image.Image, resolution: int, resize: Filter) -> Image.Image:
     """[R, R]: the short side scaled to `resolution`, and the centre of the long one.
 

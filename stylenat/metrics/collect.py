@@ -26,14 +26,14 @@ from stylenat.sampling import generate
 
 
 class Collector(Protocol):
-    """Takes in batches of uint8 images [B, 3, H, W] with their positions among all.
+    """Takes in batches of uint8 images [B, H, W, 3] with their positions among all.
 
     `device` is where the ranks can talk to each other: NCCL takes tensors on a GPU alone.
     """
 
     device: torch.device
 
-    def add(self, images_B3HW: Tensor, positions: Sequence[int]) -> None: ...
+    def add(self, images_BHW3: Tensor, positions: Sequence[int]) -> None: ...
 
 
 class Stopped(Exception):
@@ -58,8 +58,8 @@ class FeatureCollector:
         self.moments = Moments(network.dim, network.device)
         self.kept: list[Tensor] | None = [] if keep else None
 
-    def add(self, images_B3HW: Tensor, positions: Sequence[int]) -> None:
-        features_BD = self.network(images_B3HW)
+    def add(self, images_BHW3: Tensor, positions: Sequence[int]) -> None:
+        features_BD = self.network(images_BHW3)
         self.moments.add(features_BD)
         if self.kept is not None:
             self.kept.append(features_BD)
@@ -88,7 +88,7 @@ def interleaved(parts: Sequence[Tensor]) -> Tensor:
 
 
 def collect(
-    batches_B3HW: Generator[Tensor, None, None],
+    batches_BHW3: Generator[Tensor, None, None],
     num: int,
     collectors: Sequence[Collector],
     *,
@@ -102,13 +102,13 @@ def collect(
     """
     positions = own_positions(num)
     seen, is_stopped = 0, False
-    with closing(batches_B3HW), _bar(description, len(positions)) as advance:
-        for images_B3HW in batches_B3HW:
-            own = positions[seen : seen + len(images_B3HW)]
+    with closing(batches_BHW3), _bar(description, len(positions)) as advance:
+        for images_BHW3 in batches_BHW3:
+            own = positions[seen : seen + len(images_BHW3)]
             for collector in collectors:
-                collector.add(images_B3HW, own)
-            seen += len(images_B3HW)
-            advance(len(images_B3HW))
+                collector.add(images_BHW3, own)
+            seen += len(images_BHW3)
+            advance(len(images_BHW3))
             if is_stopped := stopped():
                 break
     counts = torch.tensor([seen, is_stopped], device=collectors[0].device)
@@ -127,15 +127,14 @@ def _bar(description: str | None, total: int) -> AbstractContextManager[Callable
 def generated(
     network: Network, first_seed: int, num: int, *, batch: int, **settings: Any
 ) -> Generator[Tensor, None, None]:
-    """This rank's share of `num` generated images, uint8 [B, 3, H, W]: seeds from `first_seed`."""
+    """This rank's share of `num` generated images, uint8 [B, H, W, 3]: seeds from `first_seed`."""
     seeds = [first_seed + position for position in own_positions(num)]
-    for images_BHW3 in generate(network, seeds, batch=batch, **settings):
-        yield images_BHW3.permute(0, 3, 1, 2).contiguous()
+    yield from generate(network, seeds, batch=batch, **settings)
 
 
 def read(
     source: ImageSource, indices: Sequence[int], *, batch: int, workers: int
 ) -> Generator[Tensor, None, None]:
-    """This rank's share of the data set's images at `indices`, uint8 [B, 3, H, W], in order."""
+    """This rank's share of the data set's images at `indices`, uint8 [B, H, W, 3], in order."""
     own = [int(indices[position]) for position in own_positions(len(indices))]
     return read_batches(source, own, batch=batch, workers=workers)

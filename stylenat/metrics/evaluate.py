@@ -169,7 +169,7 @@ class Evaluator:
 
     def _score(
         self,
-        batches_B3HW: Batches[Tensor, None, None],
+        batches_BHW3: Batches[Tensor, None, None],
         num: int,
         side: int,
         subject: Mapping[str, Any],
@@ -186,7 +186,7 @@ class Evaluator:
             features = FeatureCollector(self.network, keep=self._keeps_features)
             collectors.append(features)
         bar = self._bar(description)
-        collect(batches_B3HW, num, collectors, description=bar, stopped=stopped)
+        collect(batches_BHW3, num, collectors, description=bar, stopped=stopped)
         ours = Collected(patches=patches)
         if features is not None:
             found = features.finish()

@@ -127,7 +127,7 @@ def _open_data(
     if protocol.data is None:
         return None
     if images is not None and (protocol.resize or protocol.data.startswith("faces:")):
-        side = images.read(0).shape[1]
+        side = images.image(0).height
     return open_images(
         protocol.data,
         resolution=side,

@@ -87,8 +87,9 @@ class Patches:
             for _ in self.resolutions
         ]
 
-    def add(self, images_B3HW: Tensor, positions: list[int]) -> None:
-        """Take patches of uint8 images [B, 3, H, W] at these positions among all."""
+    def add(self, images_BHW3: Tensor, positions: list[int]) -> None:
+        """Take patches of uint8 images [B, H, W, 3] at these positions among all."""
+        images_B3HW = images_BHW3.permute(0, 3, 1, 2).contiguous()
         pyramid = laplacian_pyramid(images_B3HW, len(self.resolutions))
         for file, level_B3HW in zip(self.levels, pyramid, strict=True):
             side = level_B3HW.shape[-1]
@@ -129,8 +130,8 @@ class PatchCollector:
         self.place = place
         self.patches = Patches(resolution, seed=seed)
 
-    def add(self, images_B3HW: Tensor, positions: Sequence[int]) -> None:
-        height, width = images_B3HW.shape[2:]
+    def add(self, images_BHW3: Tensor, positions: Sequence[int]) -> None:
+        height, width = images_BHW3.shape[1:3]
         if (height, width) != (self.resolution, self.resolution):
             raise ValueError(
                 f"swd takes images of one size, {self.resolution}x{self.resolution}: "
@@ -139,8 +140,8 @@ class PatchCollector:
             )
         first = [place for place, position in enumerate(positions) if position < self.num]
         if first:
-            taken_B3HW = images_B3HW[first].to(self.device)
-            self.patches.add(taken_B3HW, [positions[place] for place in first])
+            taken_BHW3 = images_BHW3[first].to(self.device)
+            self.patches.add(taken_BHW3, [positions[place] for place in first])
 
     def level(self, place: int, num: int) -> Tensor:
         """This rank's part of the first `num` images' patches [N, D] at a level, normalised by all

@@ -73,13 +73,13 @@ GOLDEN: dict[str, tuple[bytes, Colour, Colour | None]] = {
 }
 
 
-def check_golden(name: str, image_3HW: np.ndarray) -> None:
+def check_golden(name: str, image_HW3: np.ndarray) -> None:
     _, left, right = GOLDEN[name]
     tolerance = 2 if "jp" in name else 0
-    assert image_3HW.shape == (3, SIDE, SIDE)
+    assert image_HW3.shape == (SIDE, SIDE, 3)
     for column, colour in ((0, left), (-1, right or left)):
-        found = image_3HW[:, :, column].astype(int)
-        assert np.abs(found - np.array(colour)[:, None]).max() <= tolerance, (name, found[:, 0])
+        found = image_HW3[:, column].astype(int)
+        assert np.abs(found - np.array(colour)).max() <= tolerance, (name, found[0])
 
 
 @pytest.fixture(params=["folder", "zip"])
@@ -104,9 +104,9 @@ def test_the_loader_gives_the_right_pixels_of_every_mode(golden):
     images = next(batches).numpy()
     batches.close()
     unseen = set(range(len(GOLDEN)))
-    for image_3HW in images:
-        index = next(i for i in unseen if np.array_equal(source.read(i), image_3HW))
-        check_golden(source.name(index), image_3HW)
+    for image_HW3 in images:
+        index = next(i for i in unseen if np.array_equal(source.read(i), image_HW3))
+        check_golden(source.name(index), image_HW3)
         unseen.remove(index)
     assert not unseen
 
