@@ -239,6 +239,31 @@ def test_a_whole_jpeg_of_any_kind_is_used(name):
     assert np.array_equal(np.asarray(decode(data)), np.asarray(expected))
 
 
+def smooth(height: int, width: int, seed: int) -> Image.Image:
+    """Coarse, middling and fine structure with some noise, as photographs have."""
+    random = np.random.RandomState(seed)
+    pixels = random.normal(0, 3, (height, width, 3))
+    for cell, weight in ((4, 0.2), (16, 0.3), (64, 0.5)):
+        shape = (height // cell + 2, width // cell + 2, 3)
+        coarse = Image.fromarray(random.randint(0, 256, shape).astype(np.uint8))
+        pixels += weight * np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (3, 2), (16, 17), (63, 65), (200, 7), (254, 255)]
+)
+def test_jpegs_are_pillow_s_to_the_bit(height, width, subsampling, progressive):
+    """Pillow decodes the chroma of odd sides and of every quality as simplejpeg does."""
+    for quality in (1, 30, 75, 95, 100):
+        options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+        data = stored(smooth(height, width, quality), "JPEG", **options)
+        with Image.open(io.BytesIO(data)) as image:
+            assert np.array_equal(np.asarray(decode(data)), np.asarray(image)), quality
+
+
 # (what is written over a JPEG, how many bytes; how many of 100 such files are named at least)
 DAMAGE = [("zeros", 512, 90), ("noise", 32, 85), ("noise", 1, 30), ("bit", 1, 15)]
 
