@@ -14,6 +14,8 @@ from stylenat.data._face_canvas import CIRCLE_N2, SIDE_N, Canvas, ellipse, spot,
 from stylenat.data._face_parts import BALD, RGB, Face, mix, sample_face
 
 MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
+# Part of the fingerprint of drawn faces: raise it whenever a pixel of one changes.
+DRAWING_VERSION = 1
 _CANVAS = 256  # dots to a side, at least; few enough for hundreds of faces a second
 _INK: RGB = (44, 30, 32)
 

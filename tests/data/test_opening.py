@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from stylenat.data import draw_face, open_images
+from stylenat.data.source import hashed
 from tests.data.writers import (
     contents,
     encoded,
@@ -21,6 +22,12 @@ from tests.data.writers import (
     write_lmdb,
     write_zip,
 )
+
+
+def test_the_fingerprint_of_faces_stays_until_they_are_drawn_otherwise():
+    """Runs and caches know their data by it: DRAWING_VERSION, and not the source, is part of it."""
+    source = open_images("faces:3", resolution=16, seed=5)
+    assert source.fingerprint() == hashed("faces", 3, 16, 5, 1)
 
 
 def test_faces_are_drawn_as_they_are_read():
