@@ -32,7 +32,7 @@ LAYERS = (
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
     ("stylenat.distributed",),
     ("stylenat.ending", "stylenat.untrusted"),
-    ("stylenat.files", "stylenat.text", "stylenat.marks"),
+    ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices"),
     ("stylenat.memory",),
     ("ops",),
 )

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
+from stylenat.choices import FILTERS, METRICS, MODES, Filter
 from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.option(
     "--metrics",
     metavar="LIST",
-    help="Which scores to measure: some of fid,kid,pr,swd.  [default: the run's, or fid]",
+    help=f"Which scores to measure: some of {','.join(METRICS)}.  [default: the run's, or fid]",
 )
 @click.option(
     "--num",
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--mode",
-    type=click.Choice(["legacy_pytorch", "clean", "legacy_tensorflow"]),
+    type=click.Choice(MODES),
     help="The feature network and how images are scaled for it.  [default: the run's, or "
     "legacy_pytorch]",
 )
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--resize",
-    type=click.Choice(["bilinear", "lanczos", "box"]),
+    type=click.Choice(FILTERS),
     help="Scale DATA to the model's size while it is read.",
 )
 @TRUNC
@@ -88,7 +89,7 @@ def fid(
     weights: Path | None,
     trust: bool,
     reference: Path | None,
-    resize: Literal["bilinear", "lanczos", "box"] | None,
+    resize: Filter | None,
     trunc: float,
     seed: int,
     batch: int,

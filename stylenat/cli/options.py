@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from stylenat.choices import DTYPES, SNAPSHOTS
 from stylenat.files import user_path
 
 
@@ -65,14 +66,14 @@ DEVICE = click.option(
 DTYPE = click.option(
     "--dtype",
     "dtype_name",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
+    type=click.Choice(DTYPES),
     default="float32",
     show_default=True,
     help="The generator's; the shorter ones by autocast.",
 )
 SNAPSHOT = click.option(
     "--snapshot",
-    type=click.Choice(["best", "last"]),
+    type=click.Choice(SNAPSHOTS),
     default="best",
     show_default=True,
     help="Which snapshot of a run folder to take.",

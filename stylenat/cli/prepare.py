@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from stylenat.choices import CROPS, FILTERS
 from stylenat.cli.options import UserPath
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @click.option("--resolution", type=int, metavar="R", help="The side of the images to write.")
 @click.option(
     "--crop",
-    type=click.Choice(["center", "none"]),
+    type=click.Choice(CROPS),
     default="center",
     show_default=True,
     help="Take the middle of an image that is not square, or count it as bad.",
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 @click.option(
     "--filter",
     "resize",
-    type=click.Choice(["lanczos", "box", "bilinear"]),
+    type=click.Choice(FILTERS),
     default="lanczos",
     show_default=True,
     help="The filter that scales.",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stylenat.choices import SEED_SCHEMES
 from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
 
 
@@ -42,7 +43,7 @@ class Sheet(click.ParamType):
 @COMPILE
 @click.option(
     "--seed-scheme",
-    type=click.Choice(["torch", "stylegan"]),
+    type=click.Choice(SEED_SCHEMES),
     default="torch",
     show_default=True,
     help="Whose latents: StyleNAT's or StyleGAN's.",

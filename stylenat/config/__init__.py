@@ -14,7 +14,6 @@ from typing import Any
 from stylenat.config.blame import origin
 from stylenat.config.plain import from_dict, to_dict
 from stylenat.config.sections import (
-    METRICS,
     ConsistencyConfig,
     DataConfig,
     MetricsConfig,
@@ -34,7 +33,6 @@ from stylenat.models.generator import GeneratorConfig
 from stylenat.text import printable, shortened
 
 __all__ = [
-    "METRICS",
     "ConsistencyConfig",
     "DataConfig",
     "MetricsConfig",

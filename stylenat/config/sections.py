@@ -10,9 +10,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from stylenat.choices import METRICS, Filter, Mode
 from stylenat.text import shown
 
-METRICS = ("fid", "kid", "pr", "swd")
 MOST_SEED = 2**63 - 1
 MOST_KIMG = 1e12  # the images of a run then still count in 64 bits
 MOST_BATCH = 1_000_000
@@ -59,7 +59,7 @@ class DataConfig:
     """
 
     path: str | None = None
-    resize: Literal["bilinear", "lanczos", "box"] | None = None
+    resize: Filter | None = None
     mirror: bool = True
     max_images: int | None = None
     seed: int = 0
@@ -173,7 +173,7 @@ class MetricsConfig:
     names: tuple[str, ...] = ()
     every_kimg: float = 1000
     num: int = 50_000
-    mode: Literal["clean", "legacy_pytorch", "legacy_tensorflow"] = "legacy_pytorch"
+    mode: Mode = "legacy_pytorch"
     weights: str | None = None
 
     def __post_init__(self) -> None:

@@ -41,9 +41,8 @@ class Canvas:
         self.pen = ImageDraw.Draw(self.image)
 
     def pixels(self) -> np.ndarray:
-        """uint8 [3, R, R], 0..255."""
-        pixels_RR3 = np.asarray(self.image.reduce(self.dots_per_pixel))
-        return np.ascontiguousarray(pixels_RR3.transpose(2, 0, 1))
+        """uint8 [R, R, 3], 0..255."""
+        return np.array(self.image.reduce(self.dots_per_pixel))
 
     def head_grid(self) -> tuple[np.ndarray, np.ndarray]:
         """The head's coordinates at the points of a soft colour."""

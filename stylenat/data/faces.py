@@ -14,12 +14,14 @@ from stylenat.data._face_canvas import CIRCLE_N2, SIDE_N, Canvas, ellipse, spot,
 from stylenat.data._face_parts import BALD, RGB, Face, mix, sample_face
 
 MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
+# Part of the fingerprint of drawn faces: raise it whenever a pixel of one changes.
+DRAWING_VERSION = 1
 _CANVAS = 256  # dots to a side, at least; few enough for hundreds of faces a second
 _INK: RGB = (44, 30, 32)
 
 
 def draw_face(index: int, resolution: int, *, seed: int = 0) -> np.ndarray:
-    """Face number `index` of the endless series `seed`: uint8 [3, R, R], RGB, 0..255.
+    """Face number `index` of the endless series `seed`: uint8 [R, R, 3], RGB, 0..255.
 
     The same in any process and order, and on any machine with the same numpy and Pillow; another
     resolution shows the same face. Raises ValueError for a negative index or seed, and for a

@@ -8,20 +8,15 @@ from __future__ import annotations
 import functools
 import io
 import warnings
-from typing import Literal
 
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
+from stylenat.choices import FILTERS, Filter
 from stylenat.text import printable
 
-Filter = Literal["bilinear", "lanczos", "box"]
-FILTERS = {
-    "bilinear": Image.Resampling.BILINEAR,
-    "lanczos": Image.Resampling.LANCZOS,
-    "box": Image.Resampling.BOX,
-}
+_RESAMPLING = {name: Image.Resampling[name.upper()] for name in FILTERS}
 
 # What counts as an image in a folder or a zip, in either case of letters.
 EXTENSIONS = frozenset({
@@ -86,10 +81,10 @@ def decode(data: bytes) -> Image.Image:
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 if image.width * image.height > MOST_PIXELS:
                     raise _too_large(f"{image.width}x{image.height}")
-                image.load()
-                if image.format in ("JPEG", "MPO"):
-                    _refuse_damaged_jpeg(data)
-                return to_rgb(image)
+                is_jpeg = image.format in ("JPEG", "MPO")
+                stored = (_decode_jpeg(data, image) if is_jpeg else None) or image
+                stored.load()
+                return _upright(_in_rgb(stored), image)
     except UnidentifiedImageError as error:
         raise RefusedImage("is no image of a known format, or its header is damaged") from error
     except Image.DecompressionBombError as error:
@@ -100,22 +95,31 @@ def decode(data: bytes) -> Image.Image:
         raise RefusedImage(printable(f"is damaged: {error or type(error).__name__}")) from error
 
 
-def _refuse_damaged_jpeg(data: bytes) -> None:
-    """Raises RefusedImage where libjpeg-turbo warns: it then guesses pixels, and Pillow is silent.
+def _decode_jpeg(data: bytes, header: Image.Image) -> Image.Image | None:
+    """The picture of a JPEG as it is stored, or None if only Pillow can decode it.
 
-    A JPEG has no checksum: damage that leaves its codes in step shows nowhere.
+    `header` is what Pillow has read of it. The pixels are those that Pillow makes, bit for bit.
+    Raises RefusedImage where libjpeg-turbo warns: it then guesses pixels, and Pillow is silent. A
+    JPEG has no checksum: damage that leaves its codes in step shows nowhere.
     """
     try:
-        *_, colors, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError):
-        return  # a rare subsampling, which Pillow's decoder knows and this one does not
+        return None  # a rare subsampling, which Pillow's decoder knows and this one does not
+    if (width, height) != header.size:  # of which only Pillow's has been judged
+        raise RefusedImage("is damaged: its header gives two sizes")
+    space = {"RGB": "RGB", "L": "GRAY"}.get(header.mode)
     try:
-        # An eighth of each side: all codes are read, few pixels made.
-        simplejpeg.decode_jpeg(
-            data, "CMYK" if colors == "CMYK" else "GRAY", min_height=1, min_width=1
-        )
+        if space is None:
+            # CMYK: Pillow knows whether it is inverted. An eighth of each side is decoded here, so
+            # that all codes are read and few pixels made.
+            space = "CMYK" if colors == "CMYK" else "GRAY"
+            simplejpeg.decode_jpeg(data, space, min_height=1, min_width=1)
+            return None
+        pixels_HWC = simplejpeg.decode_jpeg(data, space)
     except ValueError as error:
         raise RefusedImage(printable(f"is damaged inside: {error}")) from error
+    return Image.fromarray(pixels_HWC if space == "RGB" else pixels_HWC[..., 0])
 
 
 @functools.cache
@@ -143,7 +147,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     profiles are not applied. Raises RefusedImage for floating-point pixels, which have no range,
     and for integers outside 0..65535.
     """
-    orientation = image.getexif().get(_ORIENTATION, 1)
+    return _upright(_in_rgb(image), image)
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise RefusedImage("has floating-point pixels, which have no range; convert it to 16 bits")
     if image.mode.startswith("I"):
@@ -153,8 +160,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
-    image = image.convert("RGB")
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+    return image.convert("RGB")
+
+
+def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
+    """The image turned as the EXIF data of the file that it comes from say."""
+    turn = _UPRIGHT.get(source.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _from_integers(image: Image.Image) -> Image.Image:
@@ -169,17 +181,6 @@ def _from_integers(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey_HW.astype(np.uint8))
 
 
-def to_array(image: Image.Image) -> np.ndarray:
-    """uint8 [3, H, W], contiguous, of an RGB picture."""
-    assert image.mode == "RGB"
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def to_image(pixels_3HW: np.ndarray) -> Image.Image:
-    """The RGB picture of uint8 [3, H, W]."""
-    return Image.fromarray(np.ascontiguousarray(pixels_3HW.transpose(1, 2, 0)))
-
-
 def scale_and_crop(image: Image.Image, resolution: int, resize: Filter) -> Image.Image:
     """[R, R]: the short side scaled to `resolution`, and the centre of the long one.
 
@@ -192,6 +193,6 @@ def scale_and_crop(image: Image.Image, resolution: int, resize: Filter) -> Image
         size = (resolution * width // short, resolution * height // short)
         if size[0] * size[1] > MOST_PIXELS:
             raise RefusedImage(f"is too long to be scaled to {resolution}: {width}x{height}")
-        image = image.resize(size, FILTERS[resize])
+        image = image.resize(size, _RESAMPLING[resize])
     left, top = (round((side - resolution) / 2) for side in image.size)
     return image.crop((left, top, left + resolution, top + resolution))

@@ -49,7 +49,7 @@ def training_batches(
     pin_memory: bool = False,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Tensor, None, None]:
-    """This rank's share of each batch of an endless run: uint8 [batch / world_size, 3, H, W].
+    """This rank's share of each batch of an endless run: uint8 [batch / world_size, H, W, 3].
 
     The run has seen `start_nimg` images, of all ranks, before. Rank r has samples r,
     r + world_size, ... of a batch. Half the images are mirrored. Each of `workers` processes reads
@@ -85,7 +85,7 @@ def training_batches(
 def read_batches(
     source: ImageSource, indices: Sequence[int], *, batch: int, workers: int = 2
 ) -> Generator[Tensor, None, None]:
-    """The images of the indices, in order: uint8 [B, 3, H, W], `batch` at a time, then the rest.
+    """The images of the indices, in order: uint8 [B, H, W, 3], `batch` at a time, then the rest.
 
     A batch has one size: where the size changes, another one begins. Raises ValueError, one
     sentence, for an image that can't be read, and OSError as `in_order` does.
@@ -135,13 +135,13 @@ def _tolerating(
     """The batches, while no more than `max_bad` images can't be read; each is told once."""
     known: Bad = {}
     with closing(loaded):
-        for batch_B3HW, bad in loaded:
+        for batch_BHW3, bad in loaded:
             for index in sorted(bad.keys() - known.keys()):
                 tell(f"{bad[index]}; another image is shown in its place")
             known |= bad
             if len(known) > max_bad:
                 raise _too_many(known, source, max_bad)
-            batch = torch.from_numpy(batch_B3HW)
+            batch = torch.from_numpy(batch_BHW3)
             yield batch.pin_memory() if pin_memory else batch
 
 
@@ -185,7 +185,7 @@ class _ChosenBatches(_Batches):
 
     def read(self, item: Sequence[int]) -> list[np.ndarray]:
         images = [self.source.read(int(index)) for index in item]
-        by_size = itertools.groupby(images, key=lambda image_3HW: image_3HW.shape)
+        by_size = itertools.groupby(images, key=lambda image_HW3: image_HW3.shape)
         return [np.stack(list(same)) for _, same in by_size]
 
 
@@ -203,18 +203,18 @@ class _TrainingBatches(_Batches):
         return self._stacked(images, flips), bad
 
     def _stacked(self, images: list[tuple[int, np.ndarray]], flips: list[bool]) -> np.ndarray:
-        """[B, 3, H, W] of indices and images. Raises ValueError unless they have one size."""
-        (first, first_3HW), *_ = images
-        batch_B3HW = np.empty((len(images), *first_3HW.shape), np.uint8)
-        for slot, (index, image_3HW), flipped in zip(batch_B3HW, images, flips, strict=True):
-            if image_3HW.shape != slot.shape:
-                (h, w), (height, width) = image_3HW.shape[1:], slot.shape[1:]
+        """[B, H, W, 3] of indices and images. Raises ValueError unless they have one size."""
+        (first, first_HW3), *_ = images
+        batch_BHW3 = np.empty((len(images), *first_HW3.shape), np.uint8)
+        for slot, (index, image_HW3), flipped in zip(batch_BHW3, images, flips, strict=True):
+            if image_HW3.shape != slot.shape:
+                (h, w), (height, width) = image_HW3.shape[:2], slot.shape[:2]
                 raise ValueError(
                     f"images of one batch must have one size: {self.source.place(first)} is "
                     f"{width}x{height}, and {self.source.place(index)} is {w}x{h}"
                 )
-            slot[:] = image_3HW[..., ::-1] if flipped else image_3HW
-        return batch_B3HW
+            slot[:] = image_HW3[:, ::-1] if flipped else image_HW3
+        return batch_BHW3
 
     def _image_at(self, position: int, bad: Bad) -> tuple[int, np.ndarray]:
         """Index and pixels of the position's image, or of the epoch's next one that can be read."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
+from stylenat.choices import FILTERS, Filter
 from stylenat.data.cifar import ARCHIVES, FOLDERS, CIFARSource
-from stylenat.data.images import FILTERS, Filter, RefusedImage
+from stylenat.data.images import RefusedImage
 from stylenat.data.listing import refuse_run_folder
 from stylenat.data.lsun import DATABASE, LSUNSource, MultiResolutionSource, stored_resolutions
 from stylenat.data.readers import FolderSource, ZipSource

@@ -12,12 +12,13 @@ import os
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from PIL import Image
 
+from stylenat.choices import CROPS, FILTERS, Crop, Filter
 from stylenat.config.sections import MOST_WORKERS
-from stylenat.data.images import FILTERS, Filter, ImageError, RefusedImage, scale_and_crop
+from stylenat.data.images import ImageError, RefusedImage, scale_and_crop
 from stylenat.data.opening import check_seed, open_unscaled
 from stylenat.data.partial import PartialZip, partial_folder
 from stylenat.data.pool import available_processors, in_order
@@ -32,7 +33,6 @@ from stylenat.files import (
 from stylenat.progress import progress_bar
 from stylenat.text import listed, printable, shown
 
-Crop = Literal["center", "none"]
 CHUNK = 8  # images a task
 HOPELESS = 1000  # bad images beyond the permitted ones: the rest need not be looked at
 MOST_SIDE = 8192  # of the images to write; a square of it stays below the readers' limit
@@ -56,8 +56,8 @@ class Settings:
             raise ValueError(f"resolution must be positive: {self.resolution}")
         if self.resolution > MOST_SIDE:
             raise ValueError(f"resolution must be at most {MOST_SIDE}: {shown(self.resolution)}")
-        if self.crop not in ("center", "none"):
-            raise ValueError(f"crop must be center or none: {self.crop}")
+        if self.crop not in CROPS:
+            raise ValueError(f"crop must be {' or '.join(CROPS)}: {self.crop}")
         if self.resize not in FILTERS:
             raise ValueError(f"filter must be one of {', '.join(FILTERS)}: {self.resize}")
 

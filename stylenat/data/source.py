@@ -13,15 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from stylenat.data.faces import draw_face
-from stylenat.data.images import (
-    Filter,
-    ImageError,
-    RefusedImage,
-    scale_and_crop,
-    to_array,
-    to_image,
-)
+from stylenat.choices import Filter
+from stylenat.data.faces import DRAWING_VERSION, draw_face
+from stylenat.data.images import ImageError, RefusedImage, scale_and_crop
 from stylenat.text import printable, shell_word
 
 MOST_UNREADABLE = 100  # images in a row; more are no accident
@@ -31,6 +25,8 @@ Label = int | list[float]  # StyleGAN's: a class, or numbers such as a camera's
 
 class ImageSource(ABC):
     """A data set, by index. It can be pickled, and opens its files once in each process.
+
+    A data set defines `image`; all that gives pixels goes through it.
 
     `path`: as the user gave it. `resolution`: the side of every image, None where that is not
     known beforehand.
@@ -52,8 +48,10 @@ class ImageSource(ABC):
         """The picture, RGB. Raises ValueError, one sentence that names the image."""
 
     def read(self, index: int) -> np.ndarray:
-        """uint8 [3, H, W], RGB, 0..255, contiguous. Raises ValueError as `image` does."""
-        return to_array(self.image(index))
+        """uint8 [H, W, 3], RGB, 0..255, contiguous. Raises ValueError as `image` does."""
+        image = self.image(index)
+        assert image.mode == "RGB"
+        return np.array(image)
 
     def readable(self, index: int) -> int:
         """The first index from this one on, after the last one 0, whose image can be read.
@@ -131,19 +129,14 @@ class FacesSource(ImageSource):
         return self.count
 
     def image(self, index: int) -> Image.Image:
-        return to_image(self.read(index))
-
-    def read(self, index: int) -> np.ndarray:
         assert 0 <= index < self.count
-        return draw_face(index, self.resolution, seed=self.seed)
+        return Image.fromarray(draw_face(index, self.resolution, seed=self.seed))
 
     def name(self, index: int) -> str:
         return f"face {index}"
 
     def fingerprint(self) -> str:
-        # Whoever changes how a face is drawn changes the data set.
-        drawing = [path.read_text() for path in sorted(Path(__file__).parent.glob("*face*.py"))]
-        return hashed("faces", self.count, self.resolution, self.seed, *drawing)
+        return hashed("faces", self.count, self.resolution, self.seed, DRAWING_VERSION)
 
 
 class _Derived(ImageSource):
@@ -163,9 +156,6 @@ class _Derived(ImageSource):
 
     def image(self, index: int) -> Image.Image:
         return self.source.image(index)
-
-    def read(self, index: int) -> np.ndarray:
-        return self.source.read(index)
 
     def name(self, index: int) -> str:
         return self.source.name(index)
@@ -201,9 +191,6 @@ class SubsetSource(_Derived):
     def image(self, index: int) -> Image.Image:
         return self.source.image(int(self.indices[index]))
 
-    def read(self, index: int) -> np.ndarray:
-        return self.source.read(int(self.indices[index]))
-
     def name(self, index: int) -> str:
         return self.source.name(int(self.indices[index]))
 
@@ -235,9 +222,6 @@ class ScaledSource(_Derived):
         except RefusedImage as reason:
             raise ImageError(self.place(index), str(reason)) from reason
 
-    def read(self, index: int) -> np.ndarray:
-        return to_array(self.image(index))
-
     def fingerprint(self) -> str:
         return hashed("scaled", self.source.fingerprint(), self.resolution, self.resize)
 
@@ -254,15 +238,7 @@ class SizedSource(_Derived):
 
     def image(self, index: int) -> Image.Image:
         image = self.source.image(index)
-        self._check(index, *image.size)
-        return image
-
-    def read(self, index: int) -> np.ndarray:
-        pixels_3HW = self.source.read(index)
-        self._check(index, pixels_3HW.shape[2], pixels_3HW.shape[1])
-        return pixels_3HW
-
-    def _check(self, index: int, width: int, height: int) -> None:
+        width, height = image.size
         side = self.resolution
         if (width, height) != (side, side):
             # No ImageError: nothing is wrong with the image, and another one is no remedy.
@@ -271,6 +247,7 @@ class SizedSource(_Derived):
                 f"{self.place(index)} must be {side}x{side}: it is {width}x{height}; run "
                 f"`{command}`, or scale while reading (data.resize=bilinear)"
             )
+        return image
 
 
 def random_state(*seeds: int) -> np.random.RandomState:

@@ -11,22 +11,13 @@ import torch
 from torch import Tensor
 
 from stylenat import __version__
-from stylenat.config import METRICS
+from stylenat.choices import MODES
 from stylenat.data import ImageSource
 from stylenat.distributed import from_main
 from stylenat.files import sha256_of, user_path
-from stylenat.metrics import kid, precision_recall, swd
-from stylenat.metrics.collect import (
-    Collector,
-    FeatureCollector,
-    Features,
-    PatchCollector,
-    collect,
-    generated,
-    read,
-)
+from stylenat.metrics import swd
+from stylenat.metrics.collect import Collector, FeatureCollector, collect, generated, read
 from stylenat.metrics.features import RESIZE, FeatureNetwork
-from stylenat.metrics.frechet import Gaussian, frechet_distance
 from stylenat.metrics.reference import (
     PROTOCOL_VERSION,
     SUBSET_SEED,
@@ -35,18 +26,25 @@ from stylenat.metrics.reference import (
     subset,
 )
 from stylenat.metrics.scores import Scores
-from stylenat.metrics.weights import WEIGHTS, find_weights
+from stylenat.metrics.swd import PatchCollector
+from stylenat.metrics.table import (
+    NETWORK_NEEDS,
+    Collected,
+    measure,
+    require_enough,
+    require_file_suffices,
+    rows_of,
+)
+from stylenat.metrics.weights import find_weights
 from stylenat.models import Generator
 from stylenat.sampling import SEED_LIMIT
-
-FEWEST = {"fid": 2, "kid": 2, "pr": precision_recall.NEIGHBOURS + 1, "swd": 1}
 
 
 class Evaluator:
     """Measures generators against one data set, whose own side is taken once, when it is built.
 
-    `metrics` out of fid, kid, pr and swd. `num` images are generated and compared with `num` of the
-    data set, drawn with a seed of their own; with all where it has fewer. No mirroring. `mode`,
+    `metrics`: names out of `choices.METRICS`. `num` images are generated and compared with `num` of
+    the data set, drawn with a seed of their own; with all where it has fewer. No mirroring. `mode`,
     `weights` and `trust_weights` choose the feature network (see `find_weights`). `reference` is an
     .npz file in place of `data`, for fid alone. `seed` chooses other generated images: run s takes
     the seeds from `s * num`.
@@ -73,26 +71,26 @@ class Evaluator:
         workers: int = 2,
         progress: bool = True,
     ) -> None:
-        self.metrics = tuple(metrics)
         self.num, self.mode, self.seed, self.batch = num, mode, seed, batch
         self.device, self.workers, self.progress = torch.device(device), workers, progress
-        self._check(data, reference)
+        check_settings(metrics, num=num, mode=mode, seed=seed)
+        self.rows = rows_of(metrics)
+        self.needs = {row.needs for row in self.rows}
+        self._check_reference(data, reference)
         self.network: FeatureNetwork | None = None
-        if set(self.metrics) - {"swd"}:
+        if self.needs & NETWORK_NEEDS:
             found = find_weights(mode, weights, trust=trust_weights)
             self.network = FeatureNetwork(mode, found, self.device)
-        self.reference: dict[str, Any] = {}
-        self.gaussian: Gaussian | None = None
-        self.features: Features | None = None
-        self.patches: PatchCollector | None = None
         if data is None:
             assert reference is not None
             assert self.network is not None
             file = user_path(reference)
-            self.gaussian = load_reference(file, self.network)
-            self.reference = {"file": file.name, "sha256": sha256_of(file)}
+            self.theirs = Collected(gaussian=load_reference(file, self.network))
+            self.reference: dict[str, Any] = {"file": file.name, "sha256": sha256_of(file)}
         else:
-            self._measure_reference(data)
+            indices = subset(len(data), num)
+            self.theirs = self._collect_reference(data, indices)
+            self.reference = {**_about(data, indices), "mirror": False}
 
     def __call__(
         self,
@@ -124,51 +122,32 @@ class Evaluator:
     def score_images(self, images: ImageSource) -> Scores:
         """Scores of a data set's images in place of generated ones: `num`, or all."""
         indices = subset(len(images), self.num)
-        self._require_enough(len(indices), "of the images to be scored")
-        subject = {
-            "num": len(indices),
-            "of": len(images),
-            "fingerprint": images.fingerprint(),
-            "subset_seed": SUBSET_SEED,
-        }
-        side = 0 if self.patches is None else _side(images)
+        require_enough(self.rows, len(indices), "of the images to be scored")
+        subject = _about(images, indices)
+        side = 0 if self.theirs.patches is None else swd.side_of(images)
         batches = read(images, indices, batch=self.batch, workers=self.workers)
         place = _places(images, indices)
         return self._score(batches, len(indices), side, subject, "Images", place=place)
 
-    def _check(self, data: ImageSource | None, reference: str | Path | None) -> None:
-        check_settings(self.metrics, num=self.num, mode=self.mode, seed=self.seed)
+    def _check_reference(self, data: ImageSource | None, reference: str | Path | None) -> None:
         if (data is None) == (reference is None):
             raise ValueError("scores need either a data set or a file of reference statistics")
-        if data is None and self.metrics != ("fid",):
-            raise ValueError(
-                "reference statistics are for fid alone; kid, pr and swd need a data set: "
-                f"{', '.join(self.metrics)}"
-            )
-        if data is not None:
-            self._require_enough(min(len(data), self.num), "of the data set")
+        if data is None:
+            require_file_suffices(self.rows)
+        else:
+            require_enough(self.rows, min(len(data), self.num), "of the data set")
 
-    def _require_enough(self, count: int, which: str) -> None:
-        _require_enough(self.metrics, count, which)
-
-    def _measure_reference(self, data: ImageSource) -> None:
-        indices = subset(len(data), self.num)
-        self.reference = {
-            "num": len(indices),
-            "of": len(data),
-            "fingerprint": data.fingerprint(),
-            "subset_seed": SUBSET_SEED,
-            "mirror": False,
-        }
+    def _collect_reference(self, data: ImageSource, indices: Sequence[int]) -> Collected:
+        patches = features = None
         # First, since it may refuse the images.
-        if "swd" in self.metrics:
+        if "patches" in self.needs:
             num = min(len(indices), swd.MOST_IMAGES)
-            place = _places(data, indices)
-            self.patches = PatchCollector(_side(data), num, seed=0, device=self.device, place=place)
+            place, side = _places(data, indices), swd.side_of(data)
+            patches = PatchCollector(side, num, seed=0, device=self.device, place=place)
             batches = read(data, indices[:num], batch=self.batch, workers=self.workers)
-            collect(batches, num, [self.patches], description=self._bar("Data, swd"))
+            collect(batches, num, [patches], description=self._bar("Data, patches"))
         if self.network is not None:
-            self.features = reference_features(
+            features = reference_features(
                 data,
                 indices,
                 self.network,
@@ -177,18 +156,20 @@ class Evaluator:
                 workers=self.workers,
                 description=self._bar("Data, features"),
             )
-            self.gaussian = self.features.gaussian
+        if features is None:
+            return Collected(patches=patches)
+        return Collected(features.gaussian, features.all_ND, patches)
 
     @property
     def _keeps_features(self) -> bool:
-        return bool({"kid", "pr"} & set(self.metrics))
+        return "features_ND" in self.needs
 
     def _bar(self, description: str) -> str | None:
         return description if self.progress else None
 
     def _score(
         self,
-        batches_B3HW: Batches[Tensor, None, None],
+        batches_BHW3: Batches[Tensor, None, None],
         num: int,
         side: int,
         subject: Mapping[str, Any],
@@ -196,44 +177,23 @@ class Evaluator:
         stopped: Callable[[], bool] = lambda: False,
         place: Callable[[int], str] = "image {}".format,
     ) -> Scores:
+        patches = features = None
         collectors: list[Collector] = []
-        features = patches = None
-        if self.patches is not None:
-            if side != (other := self.patches.resolution):
-                raise ValueError(
-                    f"swd takes images of one size: {side}x{side} against the data's "
-                    f"{other}x{other}"
-                )
-            most = min(num, self.patches.num)
-            patches = PatchCollector(side, most, seed=1, device=self.device, place=place)
+        if self.theirs.patches is not None:
+            patches = self.theirs.patches.counterpart(side, num, place=place)
             collectors.append(patches)
         if self.network is not None:
             features = FeatureCollector(self.network, keep=self._keeps_features)
             collectors.append(features)
         bar = self._bar(description)
-        collect(batches_B3HW, num, collectors, description=bar, stopped=stopped)
-        values = {} if features is None else self._feature_scores(features.finish())
-        if patches is not None and self.patches is not None:
-            values |= swd_scores(patches, self.patches)
+        collect(batches_BHW3, num, collectors, description=bar, stopped=stopped)
+        ours = Collected(patches=patches)
+        if features is not None:
+            found = features.finish()
+            ours = Collected(found.gaussian, found.all_ND, patches)
+        values = measure(self.rows, ours, self.theirs)
         # To the last bit the same on every rank, whatever its hardware.
         return Scores(from_main(values), self._protocol(subject))
-
-    def _feature_scores(self, features: Features) -> dict[str, float]:
-        values = {}
-        if "fid" in self.metrics:
-            assert self.gaussian is not None
-            values["fid"] = frechet_distance(features.gaussian, self.gaussian)
-        if self._keeps_features:
-            assert self.features is not None
-            ours_ND, theirs_ND = features.all_ND, self.features.all_ND
-            assert ours_ND is not None
-            assert theirs_ND is not None
-            if "kid" in self.metrics:
-                values["kid"] = kid.kernel_distance(ours_ND, theirs_ND)
-            if "pr" in self.metrics:
-                precision, recall = precision_recall.precision_recall(ours_ND, theirs_ND)
-                values |= {"precision": precision, "recall": recall}
-        return values
 
     def _protocol(self, subject: Mapping[str, Any]) -> dict[str, Any]:
         protocol: dict[str, Any] = {
@@ -250,61 +210,34 @@ class Evaluator:
                 "network_sha256": self.network.weights.sha256,
                 "network_is_published": self.network.weights.is_published,
             }
-        settings = {
-            "kid": {"subsets": kid.SUBSETS, "subset_size": kid.SUBSET_SIZE, "seed": 0},
-            "pr": {"k": precision_recall.NEIGHBOURS},
-            "swd": {
-                "images_at_most": swd.MOST_IMAGES,
-                "patches_per_image": swd.PATCHES_PER_IMAGE,
-                "directions": swd.DIRECTIONS,
-            },
-        }
-        return protocol | {name: settings[name] for name in self.metrics if name in settings}
+        return protocol | {row.name: dict(row.settings) for row in self.rows if row.settings}
 
 
 def check_settings(metrics: Sequence[str], *, num: int, mode: str, seed: int) -> None:
     """Raises ValueError for what can be refused before any network or image is there."""
-    if not metrics:
-        raise ValueError(f"there must be a metric: one or more of {', '.join(METRICS)}")
-    for name in metrics:
-        if name not in METRICS:
-            raise ValueError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
-    if mode not in WEIGHTS:
-        raise ValueError(f"the mode must be one of {', '.join(WEIGHTS)}: {mode}")
-    _require_enough(metrics, num, "generated (num)")
+    rows = rows_of(metrics)
+    if mode not in MODES:
+        raise ValueError(f"the mode must be one of {', '.join(MODES)}: {mode}")
+    require_enough(rows, num, "generated (num)")
     if seed < 0:
         raise ValueError(f"the seed must be at least 0: {seed}")
     if (seed + 1) * num > SEED_LIMIT["torch"]:
         raise ValueError(f"the seed is too large for {num:,} images: (seed + 1) * num > 2**63")
 
 
-def _require_enough(metrics: Sequence[str], count: int, which: str) -> None:
-    for name in metrics:
-        if count < FEWEST[name]:
-            raise ValueError(f"{name} takes at least {FEWEST[name]} images {which}: {count}")
+def _about(images: ImageSource, indices: Sequence[int]) -> dict[str, Any]:
+    """Which images these are, for the protocol."""
+    return {
+        "num": len(indices),
+        "of": len(images),
+        "fingerprint": images.fingerprint(),
+        "subset_seed": SUBSET_SEED,
+    }
 
 
 def _places(images: ImageSource, indices: Sequence[int]) -> Callable[[int], str]:
     """Where the image at a position is, of those at `indices`."""
     return lambda position: images.place(indices[position])
-
-
-def swd_scores(ours: PatchCollector, theirs: PatchCollector) -> dict[str, float]:
-    """`swd_R` of every level R, times 1000, and `swd`, their mean; called by all ranks."""
-    values = {
-        f"swd_{side}": 1000
-        * swd.sliced_wasserstein(ours.level(place, ours.num), theirs.level(place, ours.num), seed=0)
-        for place, side in enumerate(ours.patches.resolutions)
-    }
-    return {"swd": sum(values.values()) / len(values), **values}
-
-
-def _side(images: ImageSource) -> int:
-    """The images' side. Raises ValueError unless the first one is square."""
-    _, height, width = images.read(0).shape
-    if height != width:
-        raise ValueError(f"swd takes square images: the first one is {width}x{height}")
-    return int(height)
 
 
 def _device_name(device: torch.device) -> str:

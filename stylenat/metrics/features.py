@@ -36,7 +36,7 @@ RESIZE = {
 
 
 class FeatureNetwork:
-    """`network(images)`: uint8 [B, 3, H, W] -> float32 features [B, D] on the device.
+    """`network(images)`: uint8 [B, H, W, 3] -> float32 features [B, D] on the device.
 
     Raises ValueError, naming the file, for one that holds no such network.
     """
@@ -50,15 +50,15 @@ class FeatureNetwork:
         self.dim = self._probe()
 
     @torch.no_grad()
-    def __call__(self, images_B3HW: Tensor) -> Tensor:
+    def __call__(self, images_BHW3: Tensor) -> Tensor:
         with _full_float32(), torch.autocast(self.device.type, enabled=False):
-            features_BD: Tensor = self._features(images_B3HW).flatten(1)
+            features_BD: Tensor = self._features(images_BHW3).flatten(1)
         return features_BD
 
     def _probe(self) -> int:
         """How many features an image has, from a black one: errors come now, not after hours."""
         try:
-            features_BD = self(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+            features_BD = self(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
         except (RuntimeError, AttributeError, TypeError) as error:
             reason = first_line(error)
             raise ValueError(f"{self.weights.path} is no feature network: {reason}") from error
@@ -66,25 +66,23 @@ class FeatureNetwork:
             raise ValueError(f"{self.weights.path} gives no finite features of a black image")
         return features_BD.shape[1]
 
-    def _features(self, images_B3HW: Tensor) -> Tensor:
+    def _features(self, images_BHW3: Tensor) -> Tensor:
+        if self.mode == "clean":
+            x = clean_resize(images_BHW3).to(self.device)
+            return self.network.layers((x - 128) / 128)
+        x = images_BHW3.to(self.device).permute(0, 3, 1, 2).contiguous().float()
         if self.mode == "legacy_pytorch":
-            x = images_B3HW.to(self.device).float()
             x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
             return self.network(2 * (x / 255) - 1)
-        if self.mode == "legacy_tensorflow":
-            x = images_B3HW.to(self.device).float()
-            return self.network(x, return_features=True)
-        x = clean_resize(images_B3HW).to(self.device)
-        return self.network.layers((x - 128) / 128)
+        return self.network(x, return_features=True)
 
 
-def clean_resize(images_B3HW: Tensor) -> Tensor:
-    """uint8 images [B, 3, H, W] -> float32 [B, 3, 299, 299], 0..255, by clean-fid's own code."""
+def clean_resize(images_BHW3: Tensor) -> Tensor:
+    """uint8 images [B, H, W, 3] -> float32 [B, 3, 299, 299], 0..255, by clean-fid's own code."""
     resize = _cleanfid("resize").make_resizer("PIL", False, "bicubic", (SIDE, SIDE))
-    images_BHW3 = images_B3HW.cpu().permute(0, 2, 3, 1).numpy()
     # Pillow lets other threads run while it works.
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        resized = list(pool.map(resize, images_BHW3))
+        resized = list(pool.map(resize, images_BHW3.cpu().numpy()))
     return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
 
 
@@ -142,7 +140,7 @@ def _cleanfid(module: str) -> Any:
         return importlib.import_module(f"cleanfid.{module}")
     except ModuleNotFoundError as error:
         raise ValueError(
-            f"fid, kid and pr need {error.name}, which is not installed: pip install clean-fid"
+            f"the feature network needs {error.name}, which is not installed: pip install clean-fid"
         ) from error
 
 

@@ -8,6 +8,12 @@ from torch import Tensor
 
 SUBSETS = 100
 SUBSET_SIZE = 1000
+SEED = 0
+SETTINGS = {"subsets": SUBSETS, "subset_size": SUBSET_SIZE, "seed": SEED}
+
+
+def values(ours_ND: Tensor, theirs_ND: Tensor) -> dict[str, float]:
+    return {"kid": kernel_distance(ours_ND, theirs_ND)}
 
 
 def kernel_distance(
@@ -16,7 +22,7 @@ def kernel_distance(
     *,
     subsets: int = SUBSETS,
     subset_size: int = SUBSET_SIZE,
-    seed: int = 0,
+    seed: int = SEED,
 ) -> float:
     """The mean over random subsets of the squared MMD under `(x . y / D + 1)^3`.
 

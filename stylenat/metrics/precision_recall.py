@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 NEIGHBOURS = 3
+SETTINGS = {"k": NEIGHBOURS}
 CHUNK = 4096  # rows and columns of distances in memory at a time
+
+
+def values(ours_ND: Tensor, theirs_ND: Tensor) -> dict[str, float]:
+    precision, recall = precision_recall(ours_ND, theirs_ND)
+    return {"precision": precision, "recall": recall}
+
+
+def rank(values: Mapping[str, float]) -> float:
+    """Minus the harmonic mean of precision and recall."""
+    precision, recall = values["precision"], values["recall"]
+    return -2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
 def precision_recall(

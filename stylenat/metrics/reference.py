@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,8 +50,9 @@ def reference_features(
 ) -> Features:
     """The features of a data set's images, all of them with `keep`; called by all ranks.
 
-    Computed once: the cache is asked for the same images, mode and weights. Raises OSError where
-    the cache folder cannot be used.
+    Computed once: the cache is asked for the same images, mode and weights. A file with all
+    features serves where only their Gaussian is needed. Raises OSError where the cache folder
+    cannot be used.
     """
     key = {
         "protocol": PROTOCOL_VERSION,
@@ -58,11 +60,10 @@ def reference_features(
         "indices": hashlib.sha256(json.dumps(list(indices)).encode()).hexdigest(),
         "mode": network.mode,
         "weights": network.weights.sha256,
-        "keep": keep,
     }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = metrics_folder() / f"reference-{digest[:32]}.npz"
-    features = _load_features(path, len(indices), network, keep=keep)
+    features = _load_features(_path(key, keep=True), len(indices), network, keep=keep)
+    if features is None and not keep:
+        features = _load_features(_path(key, keep=False), len(indices), network, keep=False)
     holders = torch.tensor(int(features is not None), device=network.device)
     # Nodes have caches of their own: all ranks read, or all compute.
     if int(all_reduce_sum_(holders)) == world_size() and features is not None:
@@ -72,8 +73,15 @@ def reference_features(
     collect(batches, len(indices), [collector], description=description)
     features = collector.finish()
     if is_main():
-        _save_features(features, path)
+        _save_features(features, _path(key, keep=keep))
     return features
+
+
+def _path(key: Mapping[str, Any], *, keep: bool) -> Path:
+    """The cache's file for these images, mode and weights, with all features or without."""
+    text = json.dumps({**key, "keep": keep}, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return metrics_folder() / f"reference-{digest[:32]}.npz"
 
 
 def _save_features(features: Features, path: Path) -> None:
@@ -94,15 +102,15 @@ def _load_features(
 ) -> Features | None:
     """What `_save_features` wrote; None where it is absent or damaged, to be computed again."""
     try:
-        arrays = _read_npz(path)
+        names = {"mu", "sigma", "count"} | ({"features"} if keep else set())
+        arrays = _read_npz(path, names)
         gaussian = _gaussian(arrays, network)
     except (OSError, ValueError):
         return None
     all_ND = arrays.get("features")
     if arrays.get("count") != count or (keep and (all_ND is None or len(all_ND) != count)):
         return None
-    kept_ND = all_ND.to(network.device) if keep and all_ND is not None else None
-    return Features(count, gaussian, kept_ND)
+    return Features(count, gaussian, None if all_ND is None else all_ND.to(network.device))
 
 
 def load_reference(path: str | Path, network: FeatureNetwork) -> Gaussian:
@@ -111,17 +119,20 @@ def load_reference(path: str | Path, network: FeatureNetwork) -> Gaussian:
     Raises OSError where it cannot be read, and ValueError where it holds anything else.
     """
     try:
-        return _gaussian(_read_npz(path), network)
+        return _gaussian(_read_npz(path, {"mu", "sigma"}), network)
     except ValueError as error:
         raise ValueError(f"{path} must be an .npz file with mu and sigma: {error}") from error
 
 
-def _read_npz(path: str | Path) -> dict[str, Tensor]:
-    """Raises OSError for a file that cannot be read, ValueError for one that is no .npz file."""
+def _read_npz(path: str | Path, names: set[str]) -> dict[str, Tensor]:
+    """The arrays of these names that are there; no others are read, since features can be large.
+
+    Raises OSError for a file that cannot be read, ValueError for one that is no .npz file.
+    """
     damage = (ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile)
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: torch.from_numpy(file[name]) for name in file.files}
+            return {name: torch.from_numpy(file[name]) for name in names & set(file.files)}
     except (*damage, zlib.error) as error:
         raise ValueError(" ".join(str(error).split())) from error
 

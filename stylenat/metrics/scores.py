@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stylenat.metrics.table import TABLE
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -23,14 +25,8 @@ class Scores:
         return self.values[name]
 
     def rank_by(self, metric: str) -> float:
-        """One number that is lower where the images are better, of fid, kid, pr or swd.
-
-        For pr, minus the harmonic mean of precision and recall.
-        """
-        if metric != "pr":
-            return self.values[metric]
-        precision, recall = self.values["precision"], self.values["recall"]
-        return -2 * precision * recall / (precision + recall) if precision + recall else 0.0
+        """One number that is lower where the images are better: see `Metric.rank`."""
+        return TABLE[metric].rank(self.values)
 
     def summary(self) -> str:
         """One line: how many images against which, and through which network."""

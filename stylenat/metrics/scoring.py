@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
+from stylenat.choices import Filter
 from stylenat.config import load_run_config
 from stylenat.data import ImageSource, open_images
-from stylenat.data.images import Filter
 from stylenat.data.opening import FACES
 from stylenat.files import user_path
 from stylenat.metrics.evaluate import Evaluator, check_settings
@@ -127,7 +127,7 @@ def _open_data(
     if protocol.data is None:
         return None
     if images is not None and (protocol.resize or protocol.data.startswith("faces:")):
-        side = images.read(0).shape[1]
+        side = images.image(0).height
     return open_images(
         protocol.data,
         resolution=side,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from collections.abc import Callable, Sequence
 from typing import IO
 
 import numpy as np
@@ -16,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stylenat.data import ImageSource
 from stylenat.distributed import all_gather, all_reduce_sum_, world_size
+from stylenat.metrics.collect import own_positions
 
 SMALLEST = 16
 PATCH = 7
@@ -24,6 +27,11 @@ PATCHES_PER_IMAGE = 128
 DIRECTIONS = 512
 DIRECTIONS_AT_ONCE = 32
 MOST_IMAGES = 16_384
+SETTINGS = {
+    "images_at_most": MOST_IMAGES,
+    "patches_per_image": PATCHES_PER_IMAGE,
+    "directions": DIRECTIONS,
+}
 IN_MEMORY_BYTES = 256 * 2**20  # of a level's patches; more go to a temporary file
 
 
@@ -79,8 +87,9 @@ class Patches:
             for _ in self.resolutions
         ]
 
-    def add(self, images_B3HW: Tensor, positions: list[int]) -> None:
-        """Take patches of uint8 images [B, 3, H, W] at these positions among all."""
+    def add(self, images_BHW3: Tensor, positions: list[int]) -> None:
+        """Take patches of uint8 images [B, H, W, 3] at these positions among all."""
+        images_B3HW = images_BHW3.permute(0, 3, 1, 2).contiguous()
         pyramid = laplacian_pyramid(images_B3HW, len(self.resolutions))
         for file, level_B3HW in zip(self.levels, pyramid, strict=True):
             side = level_B3HW.shape[-1]
@@ -98,6 +107,82 @@ class Patches:
         file.seek(end)
         patches = torch.frombuffer(data, dtype=torch.float32) if data else torch.empty(0)
         return patches.view(-1, *shape)
+
+
+class PatchCollector:
+    """Patches of the first `num` images, for SWD, all of which must have the side `resolution`.
+
+    `place` says where the image at a position is, for messages.
+    """
+
+    def __init__(
+        self,
+        resolution: int,
+        num: int,
+        *,
+        seed: int,
+        device: torch.device,
+        place: Callable[[int], str] = "image {}".format,
+    ) -> None:
+        self.resolution = resolution
+        self.num = num
+        self.device = device
+        self.place = place
+        self.patches = Patches(resolution, seed=seed)
+
+    def add(self, images_BHW3: Tensor, positions: Sequence[int]) -> None:
+        height, width = images_BHW3.shape[1:3]
+        if (height, width) != (self.resolution, self.resolution):
+            raise ValueError(
+                f"swd takes images of one size, {self.resolution}x{self.resolution}: "
+                f"{self.place(positions[0])} is {width}x{height}; make them one size with "
+                "`stylenat prepare`"
+            )
+        first = [place for place, position in enumerate(positions) if position < self.num]
+        if first:
+            taken_BHW3 = images_BHW3[first].to(self.device)
+            self.patches.add(taken_BHW3, [positions[place] for place in first])
+
+    def level(self, place: int, num: int) -> Tensor:
+        """This rank's part of the first `num` images' patches [N, D] at a level, normalised by all
+        ranks' mean and deviation; called by all ranks."""
+        taken = self.patches.first(place, len(own_positions(num)))
+        return normalised(taken.to(self.device))
+
+    def counterpart(
+        self, side: int, num: int, *, place: Callable[[int], str] = "image {}".format
+    ) -> PatchCollector:
+        """An empty collector for `num` images of this side, to be compared with this one.
+
+        Raises ValueError for images of another side.
+        """
+        if side != self.resolution:
+            raise ValueError(
+                f"swd takes images of one size: {side}x{side} against the data's "
+                f"{self.resolution}x{self.resolution}"
+            )
+        num = min(num, self.num)
+        return PatchCollector(
+            side, num, seed=self.patches.seed + 1, device=self.device, place=place
+        )
+
+
+def values(ours: PatchCollector, theirs: PatchCollector) -> dict[str, float]:
+    """`swd_R` of every level R, times 1000, and `swd`, their mean; called by all ranks."""
+    levels = {
+        f"swd_{side}": 1000
+        * sliced_wasserstein(ours.level(place, ours.num), theirs.level(place, ours.num), seed=0)
+        for place, side in enumerate(ours.patches.resolutions)
+    }
+    return {"swd": sum(levels.values()) / len(levels), **levels}
+
+
+def side_of(images: ImageSource) -> int:
+    """The images' side. Raises ValueError unless the first one is square."""
+    width, height = images.image(0).size
+    if height != width:
+        raise ValueError(f"swd takes square images: the first one is {width}x{height}")
+    return height
 
 
 def _corners(side: int, seed: tuple[int, ...]) -> np.ndarray:

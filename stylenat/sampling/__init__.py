@@ -6,14 +6,12 @@
 from stylenat.sampling.compiled import compile_synthesis
 from stylenat.sampling.files import check_sheet, default_sheet, write_samples
 from stylenat.sampling.images import DTYPES, contact_sheet, generate, save_png, save_sheet
-from stylenat.sampling.models import SNAPSHOTS, is_model, load_generator, load_model, model_file
-from stylenat.sampling.seeds import SEED_LIMIT, SEED_SCHEMES, check_seeds, latents, parse_seeds
+from stylenat.sampling.models import is_model, load_generator, load_model, model_file
+from stylenat.sampling.seeds import SEED_LIMIT, check_seeds, latents, parse_seeds
 
 __all__ = [
     "DTYPES",
     "SEED_LIMIT",
-    "SEED_SCHEMES",
-    "SNAPSHOTS",
     "check_seeds",
     "check_sheet",
     "compile_synthesis",

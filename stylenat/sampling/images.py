@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ops.checks import check_tensor, check_whole
-from stylenat import marks
+from stylenat import choices, marks
 from stylenat.files import replacing, user_path
 from stylenat.models import Generator
 from stylenat.sampling.seeds import check_seeds, latents
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
 
 
 def generate(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from stylenat.choices import SNAPSHOTS
 from stylenat.export import as_device
 from stylenat.export import load_generator as load_export
 from stylenat.files import naming, user_path
@@ -13,7 +14,6 @@ from stylenat.legacy import convert_checkpoint
 from stylenat.models import Generator
 from stylenat.untrusted import ZIP_MAGIC
 
-SNAPSHOTS = ("best", "last")
 MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 

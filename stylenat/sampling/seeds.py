@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ops.checks import check_whole, kind
+from stylenat.choices import SEED_SCHEMES
 from stylenat.text import shown
 
-SEED_SCHEMES = ("torch", "stylegan")
 MOST_SEEDS = 10_000_000
 SEED_LIMIT = {"torch": 2**63, "stylegan": 2**32}
 

@@ -146,9 +146,9 @@ class Run:
         self.make_up(stop)
         self.clock.restart(state.nimg)
         while state.nimg < config.total_nimg:
-            pixels_B3HW = self.next_batch(batches)
+            pixels_BHW3 = self.next_batch(batches)
             with unhurried():
-                self.step(pixels_B3HW)
+                self.step(pixels_BHW3)
             set_timeout(step_seconds)
             is_snapshot, is_evaluation = self.due()
             stopped_by = None if self.is_last else stop.agreed(self.device)
@@ -176,10 +176,10 @@ class Run:
                 self.outputs.save_before_an_error(self.clock.seconds)
             raise
 
-    def step(self, pixels_B3HW: torch.Tensor) -> None:
+    def step(self, pixels_BHW3: torch.Tensor) -> None:
         """One step of D, of its penalty when it is due, and of G."""
         config, state = self.config.train, self.state
-        pixels_BHW3 = pixels_B3HW.to(self.device, non_blocking=True).permute(0, 2, 3, 1)
+        pixels_BHW3 = pixels_BHW3.to(self.device, non_blocking=True)
         real = from_uint8(pixels_BHW3, self.config.model.generator.pixel_space)
         inputs = step_inputs(real, seed=config.seed, step=state.step, z_dim=state.G.z_dim)
         set_learning_rates(state, config)

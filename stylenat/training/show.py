@@ -6,6 +6,7 @@ import copy
 import shutil
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from stylenat.config import TrainConfig
@@ -35,8 +36,8 @@ def save_real_grid(source: ImageSource, config: TrainConfig, path: Path) -> None
     columns, rows = config.sample_grid
     count = min(columns * rows, len(source))
     indices = [i * len(source) // count for i in range(count)]
-    images = torch.stack([torch.from_numpy(source.read(source.readable(i))) for i in indices])
-    save_sheet(contact_sheet(images.permute(0, 2, 3, 1), columns, rows), path)
+    images = np.stack([source.read(source.readable(i)) for i in indices])
+    save_sheet(contact_sheet(torch.from_numpy(images), columns, rows), path)
 
 
 def save_snapshot(generator: Generator, folder: RunFolder, nimg: int, *, keep: int) -> Path:

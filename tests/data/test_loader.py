@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from stylenat.data import ImageSource, open_images, read_batches, training_batches
@@ -48,14 +49,14 @@ def recognised(images: Tensor, count: int = 7) -> list[tuple[int, bool]]:
     for index in range(count):
         image = torch.from_numpy(pixels(index, 8, 6))
         known[image.numpy().tobytes()] = (index, False)
-        known[image.flip(2).contiguous().numpy().tobytes()] = (index, True)
+        known[image.flip(1).contiguous().numpy().tobytes()] = (index, True)
     return [known[image.numpy().tobytes()] for image in images]
 
 
 def test_batches_are_uint8_of_the_images_and_their_mirror_images(source):
     batches = training_batches(source, seed=0, batch=4, workers=0)
     first = next(batches)
-    assert (first.dtype, first.shape) == (torch.uint8, (4, 3, 8, 6))
+    assert (first.dtype, first.shape) == (torch.uint8, (4, 8, 6, 3))
     assert first.is_contiguous()
     recognised(first)
 
@@ -299,9 +300,9 @@ def test_metrics_read_the_images_that_they_chose_or_none(damaged):
 class Deadly(FacesSource):
     """Ends the process that reads it, as a lack of memory does."""
 
-    def read(self, index: int) -> np.ndarray:
+    def image(self, index: int) -> Image.Image:
         os.kill(os.getpid(), signal.SIGKILL)
-        return super().read(index)
+        return super().image(index)
 
 
 def test_a_lost_worker_is_one_sentence():
@@ -386,7 +387,7 @@ def test_a_batch_ends_where_the_size_changes(tmp_path, workers):
     source = open_images(write_folder(tmp_path, files))
     batches = list(read_batches(source, range(6), batch=4, workers=workers))
     assert [batch.shape for batch in batches] == [
-        (2, 3, 8, 8), (1, 3, 8, 9), (1, 3, 8, 8), (2, 3, 9, 8)
+        (2, 8, 8, 3), (1, 8, 9, 3), (1, 8, 8, 3), (2, 9, 8, 3)
     ]  # fmt: skip
     images = [image.numpy() for batch in batches for image in batch]
     assert all(np.array_equal(image, source.read(i)) for i, image in enumerate(images))

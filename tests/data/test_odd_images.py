@@ -73,13 +73,13 @@ GOLDEN: dict[str, tuple[bytes, Colour, Colour | None]] = {
 }
 
 
-def check_golden(name: str, image_3HW: np.ndarray) -> None:
+def check_golden(name: str, image_HW3: np.ndarray) -> None:
     _, left, right = GOLDEN[name]
     tolerance = 2 if "jp" in name else 0
-    assert image_3HW.shape == (3, SIDE, SIDE)
+    assert image_HW3.shape == (SIDE, SIDE, 3)
     for column, colour in ((0, left), (-1, right or left)):
-        found = image_3HW[:, :, column].astype(int)
-        assert np.abs(found - np.array(colour)[:, None]).max() <= tolerance, (name, found[:, 0])
+        found = image_HW3[:, column].astype(int)
+        assert np.abs(found - np.array(colour)).max() <= tolerance, (name, found[0])
 
 
 @pytest.fixture(params=["folder", "zip"])
@@ -104,9 +104,9 @@ def test_the_loader_gives_the_right_pixels_of_every_mode(golden):
     images = next(batches).numpy()
     batches.close()
     unseen = set(range(len(GOLDEN)))
-    for image_3HW in images:
-        index = next(i for i in unseen if np.array_equal(source.read(i), image_3HW))
-        check_golden(source.name(index), image_3HW)
+    for image_HW3 in images:
+        index = next(i for i in unseen if np.array_equal(source.read(i), image_HW3))
+        check_golden(source.name(index), image_HW3)
         unseen.remove(index)
     assert not unseen
 
@@ -237,6 +237,31 @@ def test_a_whole_jpeg_of_any_kind_is_used(name):
     with Image.open(io.BytesIO(data)) as image:
         expected = image.convert("RGB")
     assert np.array_equal(np.asarray(decode(data)), np.asarray(expected))
+
+
+def smooth(height: int, width: int, seed: int) -> Image.Image:
+    """Coarse, middling and fine structure with some noise, as photographs have."""
+    random = np.random.RandomState(seed)
+    pixels = random.normal(0, 3, (height, width, 3))
+    for cell, weight in ((4, 0.2), (16, 0.3), (64, 0.5)):
+        shape = (height // cell + 2, width // cell + 2, 3)
+        coarse = Image.fromarray(random.randint(0, 256, shape).astype(np.uint8))
+        pixels += weight * np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (3, 2), (16, 17), (63, 65), (200, 7), (254, 255)]
+)
+def test_jpegs_are_pillow_s_to_the_bit(height, width, subsampling, progressive):
+    """Pillow decodes the chroma of odd sides and of every quality as simplejpeg does."""
+    for quality in (1, 30, 75, 95, 100):
+        options = {"quality": quality, "subsampling": subsampling, "progressive": progressive}
+        data = stored(smooth(height, width, quality), "JPEG", **options)
+        with Image.open(io.BytesIO(data)) as image:
+            assert np.array_equal(np.asarray(decode(data)), np.asarray(image)), quality
 
 
 # (what is written over a JPEG, how many bytes; how many of 100 such files are named at least)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from stylenat.data import draw_face, open_images
 from stylenat.data import prepare as module
-from stylenat.data.images import scale_and_crop, to_array, to_image
+from stylenat.data.images import scale_and_crop
 from stylenat.data.source import FacesSource
 from tests.data.writers import (
     PHOTO_SIZES,
@@ -55,8 +55,8 @@ def test_images_are_scaled_by_the_filter_and_cropped(tmp_path, folder, resize):
     make(folder, tmp_path / "x.zip", resize=resize)
     source, made = open_images(folder), open_images(str(tmp_path / "x.zip"), resolution=8)
     for i in range(len(source)):
-        expected = scale_and_crop(to_image(source.read(i)), 8, resize)
-        assert np.array_equal(made.read(i), to_array(expected))
+        expected = scale_and_crop(source.image(i), 8, resize)
+        assert np.array_equal(made.read(i), np.asarray(expected))
 
 
 def test_dataset_json_says_how_it_was_made_and_names_no_place(tmp_path, folder):

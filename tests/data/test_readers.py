@@ -38,7 +38,7 @@ def test_folder_is_read_recursively_in_the_order_of_names(tmp_path):
     assert [source.name(i) for i in range(len(source))] == sorted(names)
     assert contents(source) == {name: pixels(i).tobytes() for i, name in enumerate(names)}
     first = source.read(0)
-    assert (first.dtype, first.shape, first.flags.c_contiguous) == (np.uint8, (3, 8, 8), True)
+    assert (first.dtype, first.shape, first.flags.c_contiguous) == (np.uint8, (8, 8, 3), True)
 
 
 def test_links_are_followed_but_not_back_up(tmp_path):
@@ -328,7 +328,7 @@ def test_an_index_that_is_not_at_the_top_is_named(tmp_path):
 def sheet(index: int, side: int = 8) -> bytes:
     """A PNG as `save_sheet` writes it."""
     with tempfile.TemporaryDirectory() as folder:
-        save_sheet(torch.from_numpy(pixels(index, side, side)).permute(1, 2, 0), f"{folder}/x.png")
+        save_sheet(torch.from_numpy(pixels(index, side, side)), f"{folder}/x.png")
         return Path(folder, "x.png").read_bytes()
 
 
@@ -423,7 +423,7 @@ def test_images_that_were_made_into_a_run_s_folder_are_images(tmp_path):
 def test_damage_within_a_zip_is_found_by_its_checksum(tmp_path):
     path = write_zip(tmp_path / "x.zip", {"a.bmp": encoded(pixels(0), "BMP"), "b.png": png(1)})
     data = (tmp_path / "x.zip").read_bytes()
-    spot = data.index(pixels(0)[::-1, -1, 0].tobytes())  # BMP: the last row first, as BGR
+    spot = data.index(pixels(0)[-1, 0, ::-1].tobytes())  # BMP: the last row first, as BGR
     (tmp_path / "x.zip").write_bytes(data[:spot] + bytes([data[spot] ^ 1]) + data[spot + 1 :])
     with pytest.raises(ValueError, match=r"x\.zip: a\.bmp is damaged within the zip: "):
         open_images(path).read(0)

@@ -21,14 +21,14 @@ PHOTO_SIZES = np.random.RandomState(0).randint(5, 40, (40, 2))  # height and wid
 
 
 def pixels(index: int, height: int = 8, width: int = 8) -> np.ndarray:
-    """uint8 [3, H, W] that no other index has."""
-    return np.random.RandomState(index).randint(0, 256, (3, height, width)).astype(np.uint8)
+    """uint8 [H, W, 3] that no other index has."""
+    return np.random.RandomState(index).randint(0, 256, (height, width, 3)).astype(np.uint8)
 
 
-def encoded(pixels_3HW: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
+def encoded(pixels_HW3: np.ndarray, kind: str = "PNG", **options: object) -> bytes:
     """An image file; of the kinds used here, PNG, BMP and lossless WebP keep every pixel."""
     file = io.BytesIO()
-    image = Image.fromarray(np.ascontiguousarray(pixels_3HW.transpose(1, 2, 0)))
+    image = Image.fromarray(pixels_HW3)
     image.save(file, kind, **options)
     return file.getvalue()
 
@@ -103,7 +103,7 @@ def cifar_files(classes: int, images_a_batch: int = 3) -> dict[str, bytes]:
     files = {}
     for number, name in enumerate([*batches, "test_batch" if ten else "test"]):
         indices = [number * images_a_batch + i for i in range(images_a_batch)]
-        rows = np.stack([pixels(i, 32, 32).reshape(-1) for i in indices])
+        rows = np.stack([pixels(i, 32, 32).transpose(2, 0, 1).reshape(-1) for i in indices])
         batch = {"data": rows, key: [i % classes for i in indices]}
         files[name] = pickle.dumps(batch, protocol=2)
     meta = {"label_names" if ten else "fine_label_names": [f"class {i}" for i in range(classes)]}

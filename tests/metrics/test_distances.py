@@ -140,7 +140,7 @@ def test_patches_reach_every_edge_and_depend_on_seed_and_position_alone():
     corners = np.concatenate([swd._corners(16, (0, position, 16)) for position in range(4)])
     assert corners.min() == 0
     assert corners.max() == 16 - 7
-    pixels = images(5)
+    pixels = images(5).permute(0, 2, 3, 1)
     whole, parts = swd.Patches(32, seed=3), swd.Patches(32, seed=3)
     whole.add(pixels, [0, 1, 2, 3, 4])
     parts.add(pixels[:2], [0, 1])
@@ -171,7 +171,7 @@ def test_distance_is_that_of_a_few_independent_lines():
             mean, deviation = (f(patches, (0, 2, 3), keepdims=True) for f in (np.mean, np.std))
             sets.append(((patches - mean) / deviation).reshape(len(patches), -1))
             collected = swd.Patches(32, seed=seed)
-            collected.add(pixels, list(range(len(pixels))))
+            collected.add(pixels.permute(0, 2, 3, 1), list(range(len(pixels))))
             cut.append(swd.normalised(collected.first(place, len(pixels))))
         directions = np.random.default_rng(0).standard_normal((512, 3 * 7 * 7))
         directions /= np.linalg.norm(directions, axis=1, keepdims=True)

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from stylenat.choices import METRICS
 from stylenat.metrics import Evaluator, Stopped
 from stylenat.metrics import reference as reference_module
-from stylenat.metrics.evaluate import subset
+from stylenat.metrics.reference import subset
+from stylenat.metrics.table import TABLE, Metric
 from stylenat.sampling import write_samples
 from tests.metrics.standin import evaluator, images, save_folder, their_inception
 from tests.sampling.tiny import tiny_generator
@@ -220,7 +222,7 @@ def test_statistics_of_another_kind_are_refused(small, tmp_path, arrays, sentenc
         (["fdi"], {}, "unknown metric 'fdi'; choose from fid, kid, pr, swd"),
         (["fid"], {"num": 1}, "fid takes at least 2 images generated (num): 1"),
         (["pr"], {"num": 3}, "pr takes at least 4 images generated (num): 3"),
-        (["fid"], {"mode": "torch"}, "the mode must be one of clean, legacy_tensorflow, legacy_p"),
+        (["fid"], {"mode": "torch"}, "the mode must be one of clean, legacy_pytorch, legacy_t"),
         (["fid"], {"seed": -1}, "the seed must be at least 0: -1"),
         (["fid"], {"reference": "x.npz"}, "either a data set or a file of reference statistics"),
     ],
@@ -245,3 +247,46 @@ def test_data_that_are_too_few_or_too_small_are_refused(tmp_path, data):
         ValueError, match="for fid alone; kid, pr and swd need a data set: fid, kid"
     ):
         evaluator(["fid", "kid"], None, None, reference="x.npz")
+
+
+# the table of metrics
+
+
+def test_the_table_has_a_row_for_every_name():
+    assert tuple(TABLE) == METRICS
+    assert all(name == row.name for name, row in TABLE.items())
+
+
+def test_a_new_metric_is_one_row(small, data, monkeypatch):
+    """Measured, with its settings in the protocol, and refused where it lacks images or data."""
+    shift = Metric(
+        "shift",
+        needs="features_ND",
+        fewest=5,
+        values=lambda ours, theirs: {"shift": float((ours.mean(0) - theirs.mean(0)).norm())},
+        rank=lambda values: values["shift"],
+        settings={"norm": 2},
+    )
+    monkeypatch.setitem(TABLE, "shift", shift)
+    scores = evaluator(["shift"], data, small)(tiny_generator())
+    assert list(scores.values) == ["shift"]
+    assert scores.rank_by("shift") == scores["shift"] > 0
+    assert scores.protocol["shift"] == {"norm": 2}
+    with pytest.raises(ValueError, match=r"shift takes at least 5 images generated \(num\): 4"):
+        evaluator(["shift"], data, small, num=4)
+    with pytest.raises(ValueError, match="fid alone; kid, pr, swd and shift need a data set: shi"):
+        evaluator(["shift"], None, small, reference="x.npz")
+
+
+def test_features_kept_for_another_metric_serve_fid_alone(small, data, cache, monkeypatch):
+    with_kid = evaluator(["fid", "kid"], data, small)(tiny_generator())
+    (kept,) = cache.glob("reference-*.npz")
+    with monkeypatch.context() as patched:
+        patched.setattr(reference_module, "collect", None)  # to compute them again would call it
+        assert evaluator(["fid"], data, small)(tiny_generator())["fid"] == with_kid["fid"]
+    assert list(cache.glob("reference-*.npz")) == [kept]
+    kept.unlink()
+    evaluator(["fid"], data, small)
+    (moments,) = cache.glob("reference-*.npz")
+    evaluator(["kid"], data, small)
+    assert set(cache.glob("reference-*.npz")) == {kept, moments}

@@ -104,7 +104,7 @@ def test_tf32_is_off_inside_and_as_it_was_outside(small, monkeypatch, tf32):
         return images.float()
 
     monkeypatch.setattr(network, "_features", features)
-    network(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
+    network(torch.zeros(2, 4, 4, 3, dtype=torch.uint8))
     assert seen == ["ieee", "ieee"]
     assert [backend.fp32_precision for backend in tf32] == ["tf32", "tf32"]
 

@@ -105,7 +105,7 @@ def test_swd_names_the_first_image_of_another_size(tmp_path, at):
 
 
 def test_patches_that_overflow_memory_are_the_same(monkeypatch):
-    pixels = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8)
     taken = []
     for most in (1, 10**9):
         monkeypatch.setattr("stylenat.metrics.swd.IN_MEMORY_BYTES", most)

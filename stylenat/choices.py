@@ -1,0 +1,24 @@
+"""The closed lists that configuration, command line and library share, each written once.
+
+It imports nothing heavy: `stylenat --help` reads it. What belongs to a choice (a torch.dtype, a
+metric's row, a file of weights) stands in a table beside the code that uses it, and a test holds
+that table to the list here.
+"""
+
+from typing import Literal, get_args
+
+Filter = Literal["bilinear", "lanczos", "box"]  # that scales images of a data set
+Crop = Literal["center", "none"]  # what `stylenat prepare` does with images that are not square
+Mode = Literal["clean", "legacy_pytorch", "legacy_tensorflow"]  # feature network and its scaling
+Metric = Literal["fid", "kid", "pr", "swd"]
+Dtype = Literal["float32", "bfloat16", "float16"]  # of a generator that makes images
+SeedScheme = Literal["torch", "stylegan"]  # whose latents a seed stands for
+Snapshot = Literal["best", "last"]  # of a run folder
+
+FILTERS: tuple[Filter, ...] = get_args(Filter)
+CROPS: tuple[Crop, ...] = get_args(Crop)
+MODES: tuple[Mode, ...] = get_args(Mode)
+METRICS: tuple[Metric, ...] = get_args(Metric)
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+SEED_SCHEMES: tuple[SeedScheme, ...] = get_args(SeedScheme)
+SNAPSHOTS: tuple[Snapshot, ...] = get_args(Snapshot)
