@@ -16,7 +16,7 @@ LEVEL_BATCH = 8
 
 
 def verdicts(reports: Iterable[dict[str, Any]]) -> list[str]:
-    """A line a target: met, missed or not measured, and by how much."""
+    """One line per target: met, missed or not measured, and by how much."""
     rows = {report["name"]: report["rows"] for report in reports}
     sampling = "images/s sampling, bfloat16"
     return [

@@ -1,4 +1,4 @@
-"""What the attention operation costs a token, from 64x64 to 1024x1024 tokens."""
+"""What the attention operation costs per token, from 64x64 to 1024x1024 tokens."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 def bench_tokens(*, device: torch.device, repeats: int, max_side: int = SIDES[-1]) -> Report:
-    """Nanoseconds a token of four heads, two with dilation 1, two spread over 7/8 of the map.
+    """Nanoseconds per token of four heads, two with dilation 1, two spread over 7/8 of the map.
 
     With bias, by the backend that `auto` takes. Once with one image, and once with as many as make
     the largest map's number of tokens: there neither launches nor caches change with the side.

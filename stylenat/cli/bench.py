@@ -27,15 +27,17 @@ CONFIG = click.option(
     default=Path("ffhq256"),
     show_default=True,
     metavar="PATH",
-    help="The networks' YAML.",
+    help="Which networks to measure: a YAML file, or a name that `stylenat configs` lists.",
 )
 REPEATS = click.option(
-    "--repeats", type=click.IntRange(1), default=9, show_default=True, help="Runs that count."
+    "--repeats", type=click.IntRange(1), default=9, show_default=True, help="How many runs count."
 )
 MAX_SIDE = click.option(
-    "--max-side", type=click.IntRange(16), default=1024, help="Leave out larger maps."
+    "--max-side", type=click.IntRange(16), default=1024, help="Leave out maps that are larger."
 )
-PROFILE = click.option("--profile", is_flag=True, help="Add the time by kernel, as text.")
+PROFILE = click.option(
+    "--profile", is_flag=True, help="Add a text file with the time that each kernel takes."
+)
 OUTDIR = click.option(
     "--outdir",
     type=UserPath(),
@@ -53,7 +55,7 @@ OUTDIR = click.option(
 def bench_op(
     batches: tuple[int, ...] | None, max_side: int, device: str, repeats: int, outdir: Path | None
 ) -> None:
-    """The attention operation: every backend at the shapes of FFHQ, and its rivals.
+    """Measure the attention operation: every backend at the shapes of FFHQ, and its rivals.
 
     By default with one image; on a GPU with eight as well.
     """
@@ -71,7 +73,7 @@ def bench_op(
 @REPEATS
 @OUTDIR
 def bench_tokens(max_side: int, device: str, repeats: int, outdir: Path | None) -> None:
-    """The attention operation's cost a token, from 64x64 to 1024x1024."""
+    """Measure what the attention operation costs per token, from 64x64 to 1024x1024."""
     from stylenat.benchmarks import tokens
 
     if max_side < tokens.SIDES[0]:
@@ -86,7 +88,9 @@ def bench_tokens(max_side: int, device: str, repeats: int, outdir: Path | None) 
 @CONFIG
 @BATCHES
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="That one alone, not both."
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    help="Measure this precision alone, not both.",
 )
 @COMPILE
 @PROFILE
@@ -103,7 +107,7 @@ def bench_generator(
     repeats: int,
     outdir: Path | None,
 ) -> None:
-    """Images a second of a generator with fresh weights, and of it without attention.
+    """Measure images per second of a generator with fresh weights, with and without attention.
 
     By default in batches of 1, 2 and 4; on a GPU on to 256, or to where its memory is full.
     """
@@ -151,7 +155,7 @@ def bench_training(
     repeats: int,
     outdir: Path | None,
 ) -> None:
-    """Seconds of each part of a training step, in the config's recipe, on random images.
+    """Measure the seconds of each part of a training step, on random images.
 
     By default with the config's batch.
     """
@@ -182,7 +186,7 @@ def bench_training(
 @REPEATS
 @OUTDIR
 def bench_data(repeats: int, outdir: Path | None) -> None:
-    """Preparing drawn faces, and reading training batches."""
+    """Measure preparing drawn faces, and reading training batches."""
     from stylenat.benchmarks import data
 
     _check_outdir(outdir)

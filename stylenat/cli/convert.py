@@ -18,14 +18,15 @@ from stylenat.cli.options import UserPath
     "config_path",
     type=UserPath(),
     metavar="PATH",
-    help="The model's YAML, for what the checkpoint's own args do not hold.",
+    help="The model's configuration, for what the checkpoint does not hold: a YAML file, or a name "
+    "that `stylenat configs` lists.",
 )
 @click.option(
     "--which",
     type=click.Choice(["g_ema", "g", "d"]),
     default="g_ema",
     show_default=True,
-    help="The averaged generator, the trained one, or the discriminator.",
+    help="Which network to convert: the averaged generator, the trained one, or the discriminator.",
 )
 def convert(
     official: Path, out: Path, overrides: tuple[str, ...], config_path: Path | None, which: str

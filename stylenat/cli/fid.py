@@ -62,7 +62,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Which images to generate: seed s takes the seeds from s * num on.",
 )
-@click.option("--batch", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="How many images to take at once.",
+)
 @click.option(
     "--workers",
     type=click.IntRange(0),
@@ -100,7 +106,7 @@ def fid(
     snapshot: str,
     out: Path | None,
 ) -> None:
-    """FID and other scores of MODEL: an export, a run folder, a published .pt, or images.
+    """Measure FID and other scores of MODEL: an export, a run folder, a published .pt, or images.
 
     A run is compared with the data that it was trained on, by its own settings, unless others are
     given.

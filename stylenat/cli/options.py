@@ -53,15 +53,25 @@ class Psi(click.ParamType):
         return psi
 
 
-BATCHES = click.option("--batch", "batches", type=Batches(), metavar="LIST", help="Such as 1,8,64.")
+BATCHES = click.option(
+    "--batch",
+    "batches",
+    type=Batches(),
+    metavar="LIST",
+    help="The batch sizes to measure, such as 1,8,64.",
+)
 COMPILE = click.option(
     "--compile",
     "compiled",
     is_flag=True,
-    help="Through torch.compile; small batches on a GPU as CUDA graphs. Costs up to minutes first.",
+    help="Compile the networks with torch.compile first, which takes up to minutes. On a GPU, "
+    "small batches also become CUDA graphs.",
 )
 DEVICE = click.option(
-    "--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Where to compute: auto (a GPU if there is one), cpu, cuda or cuda:N.",
 )
 DTYPE = click.option(
     "--dtype",
@@ -69,7 +79,7 @@ DTYPE = click.option(
     type=click.Choice(DTYPES),
     default="float32",
     show_default=True,
-    help="The generator's; the shorter ones by autocast.",
+    help="The precision of the generator; bfloat16 and float16 work by autocast.",
 )
 SNAPSHOT = click.option(
     "--snapshot",
@@ -78,4 +88,10 @@ SNAPSHOT = click.option(
     show_default=True,
     help="Which snapshot of a run folder to take.",
 )
-TRUNC = click.option("--trunc", type=Psi(), default=1.0, show_default=True, help="Truncation psi.")
+TRUNC = click.option(
+    "--trunc",
+    type=Psi(),
+    default=1.0,
+    show_default=True,
+    help="Truncation psi: 1 changes nothing, less gives more typical images.",
+)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     type=click.Choice(CROPS),
     default="center",
     show_default=True,
-    help="Take the middle of an image that is not square, or count it as bad.",
+    help="What to do with an image that is not square: take its center, or count it as bad.",
 )
 @click.option(
     "--filter",
@@ -32,10 +32,13 @@ if TYPE_CHECKING:
     type=click.Choice(FILTERS),
     default="lanczos",
     show_default=True,
-    help="The filter that scales.",
+    help="The filter that scales the images.",
 )
 @click.option(
-    "--max-images", type=click.IntRange(1), metavar="N", help="So many images, chosen at random."
+    "--max-images",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Take only N images, chosen at random.",
 )
 @click.option(
     "--max-bad",
@@ -43,7 +46,7 @@ if TYPE_CHECKING:
     default=0,
     show_default=True,
     metavar="N",
-    help="So many images may be unusable; they are left out.",
+    help="How many unusable images may be left out; more of them are an error.",
 )
 @click.option(
     "--seed",
@@ -57,14 +60,15 @@ if TYPE_CHECKING:
     "--workers",
     type=click.IntRange(0),
     metavar="N",
-    help="Processes; 0 works in this one.  [default: one a processor]",
+    help="How many processes share the work; with 0, the command does it alone.  [default: one per "
+    "processor]",
 )
-@click.option("--overwrite", is_flag=True, help="Replace DEST.zip if it is there.")
+@click.option("--overwrite", is_flag=True, help="Replace DEST.zip if it exists.")
 @click.option(
     "--verify",
     "verified",
     metavar="X.zip",
-    help="Write nothing: check every member of X.zip.",
+    help="Write nothing, but check every member of X.zip.",
 )
 @click.pass_context
 def prepare(

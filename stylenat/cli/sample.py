@@ -28,16 +28,31 @@ class Sheet(click.ParamType):
 
 @click.command()
 @click.argument("model", type=UserPath())
-@click.option("--seeds", required=True, metavar="LIST", help="For example 0-63,100.")
+@click.option(
+    "--seeds", required=True, metavar="LIST", help="Which seeds to draw, such as 0-63,100."
+)
 @TRUNC
-@click.option("--outdir", type=UserPath(), required=True, metavar="DIR", help="For the PNGs.")
+@click.option(
+    "--outdir",
+    type=UserPath(),
+    required=True,
+    metavar="DIR",
+    help="The folder to write the PNG files to.",
+)
 @click.option(
     "--grid",
     type=Sheet(),
     metavar="CxR",
-    help="The contact sheet's columns and rows, or none.  [default: nearly square, at most 10x10]",
+    help="How many columns and rows the contact sheet has, or none for no sheet.  [default: nearly "
+    "square, at most 10x10]",
 )
-@click.option("--batch", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="How many images to generate at once.",
+)
 @DEVICE
 @DTYPE
 @COMPILE
@@ -46,7 +61,7 @@ class Sheet(click.ParamType):
     type=click.Choice(SEED_SCHEMES),
     default="torch",
     show_default=True,
-    help="Whose latents: StyleNAT's or StyleGAN's.",
+    help="How a seed becomes a latent: as in StyleNAT's code (torch) or in StyleGAN's.",
 )
 @SNAPSHOT
 def sample(
@@ -65,7 +80,8 @@ def sample(
     """Write images of MODEL: an exported file, a run folder or one of its checkpoints, or a
     published .pt.
 
-    One PNG a seed, and grid.png, a contact sheet. Under torchrun, all processes share the seeds.
+    Each seed becomes one PNG file; grid.png is a contact sheet of the first ones. Under torchrun,
+    all processes share the seeds.
     """
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.files import check_can_fill

@@ -33,7 +33,7 @@ from stylenat.files import (
 from stylenat.progress import progress_bar
 from stylenat.text import listed, printable, shown
 
-CHUNK = 8  # images a task
+CHUNK = 8  # images per task
 HOPELESS = 1000  # bad images beyond the permitted ones: the rest need not be looked at
 MOST_SIDE = 8192  # of the images to write; a square of it stays below the readers' limit
 _FORMAT = 2  # of an unfinished zip

@@ -14,7 +14,7 @@ from stylenat.files import user_path
 from stylenat.progress import progress_bar
 from stylenat.text import listed, printable, shown
 
-CHUNK = 32  # images a task
+CHUNK = 32  # images per task
 
 Checked = tuple[tuple[int, int] | None, str]  # width and height, or None and the reason
 

@@ -72,7 +72,7 @@ class Settings:
         return value
 
     def lists(self, name: str, levels: int) -> list[list[int]] | None:
-        """One list of integers a level; the file may hold more levels than the network has."""
+        """One list of integers per level; the file may hold more levels than the network has."""
         value = self.values.get(name)
         if value is None:
             return None

@@ -132,7 +132,7 @@ class GeneratorConfig:
 
     @property
     def num_ws(self) -> int:
-        """How many w the synthesis network takes: one a block."""
+        """How many w the synthesis network takes: one per block."""
         return sum(level.blocks for level in self.levels)
 
 
@@ -214,7 +214,7 @@ class Generator(nn.Module):
         return self.mapping_network(z)
 
     def synthesis(self, ws_BLS: Tensor) -> Tensor:
-        """Images [B, 3, R, R] of one w a block: ws [B, num_ws, S], level by level from 4x4.
+        """Images [B, 3, R, R] of one w per block: ws [B, num_ws, S], level by level from 4x4.
 
         Images are float32 at least, under autocast as well. Raises ValueError for another shape,
         and a dtype or device that is not the generator's.

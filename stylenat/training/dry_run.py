@@ -21,7 +21,7 @@ from stylenat.training.steps import autocast, d_losses, g_loss, penalty_losses
 
 
 def describe_run(config: RunConfig) -> str:
-    """The resolved config, the data, parameters, images a step, and the memory they need.
+    """The resolved config, the data, parameters, images per step, and the memory they need.
 
     Raises ValueError and OSError as training would at its start.
     """

@@ -282,7 +282,7 @@ class Run:
         for sentence in (self.source.describe(), *self.source.remarks):
             log.info("data: %s", sentence)
         log.info(
-            "%d images a step on %d x %s, %s, to %g kimg, in %s",
+            "%d images per step on %d x %s, %s, to %g kimg, in %s",
             config.batch,
             world_size(),
             self.device.type,

@@ -36,7 +36,7 @@ def attention(
     rpb: Sequence[Tensor] | None,
     scale: float,
 ) -> Tensor:
-    """Neighborhood attention of `[B, H, W, N, D]` tensors, one compiled kernel a group.
+    """Neighborhood attention of `[B, H, W, N, D]` tensors, one compiled kernel per group.
 
     On the CPU FlexAttention has no gradient, and refuses tensors that ask for one.
     """
