@@ -5,8 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import tomllib
-from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -180,13 +178,6 @@ def test_checker_reports_other_imports(module: str, source: str, sentence: str) 
     found = violations(module, source, is_package=package)
     assert len(found) == 1
     assert sentence in found[0]
-
-
-def test_a_wheel_holds_everything_but_the_tools() -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    include = settings["packages"]["find"]["include"]
-    installed = {name for name in our_modules() if any(fnmatch(name, rule) for rule in include)}
-    assert installed == {name for name in our_modules() if unit_of(name) != "tools"}
 
 
 # Effects: in a fresh process, tests/import_probe.py imports every module and watches.

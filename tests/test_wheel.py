@@ -66,7 +66,7 @@ def installed(wheel, tmp_path_factory) -> Path:
     return place / "env/bin/stylenat"
 
 
-def test_the_wheel_holds_the_configurations_and_no_tests(wheel):
+def test_the_wheel_holds_all_modules_and_configurations_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
     held = {Path(name).name for name in names if name.startswith("stylenat/configs/")}
     assert held == {path.name for path in (ROOT / "configs").glob("*.yaml")}
@@ -74,6 +74,12 @@ def test_the_wheel_holds_the_configurations_and_no_tests(wheel):
         "stylenat", "ops", next(name for name in names if ".dist-info" in name).partition("/")[0]
     }  # fmt: skip
     assert any(name.endswith("csrc/neighborhood.cpp") for name in names)
+    ours = {
+        f.relative_to(ROOT).as_posix()
+        for p in ("stylenat", "ops")
+        for f in (ROOT / p).rglob("*.py")
+    }
+    assert {name for name in names if name.endswith(".py")} == ours
 
 
 @pytest.mark.slow

@@ -19,15 +19,16 @@ from stylenat.benchmarks.timing import (
 from stylenat.benchmarks.work import attention_flop, counted_flop
 from stylenat.config import RunConfig
 from stylenat.models.pixels import from_uint8
-from stylenat.training.inputs import StepInputs, step_inputs
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import new_state, update_average
 from stylenat.training.steps import (
+    StepInputs,
     autocast,
     d_step,
     g_step,
     has_penalty,
     penalty_step,
+    step_inputs,
     trainable,
 )
 

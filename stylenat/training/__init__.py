@@ -1,5 +1,4 @@
 """Training: `train(config, run_dir, device)` makes or continues a run.
 
-`start` is what a run needs, `state` what a step changes, `inputs` what it sees, `steps` what it
-does, `loop` when.
+`start` is what a run needs, `state` what a step changes, `steps` what it sees and does, `loop` when.
 """

@@ -14,10 +14,9 @@ from stylenat.augment import AUGMENT_DRAWS, augment
 from stylenat.config import RunConfig, TrainConfig, to_dict
 from stylenat.distributed import world_size
 from stylenat.models import Discriminator, Generator
-from stylenat.training.inputs import StepInputs
 from stylenat.training.start import check_batch, open_training_images
 from stylenat.training.state import TrainingState, state_of
-from stylenat.training.steps import autocast, d_losses, g_loss, penalty_losses
+from stylenat.training.steps import StepInputs, autocast, d_losses, g_loss, penalty_losses
 
 
 def describe_run(config: RunConfig) -> str:

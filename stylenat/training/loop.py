@@ -26,7 +26,6 @@ from stylenat.ending import unhurried
 from stylenat.files import check_can_fill
 from stylenat.metrics import Evaluator, Stopped
 from stylenat.models.pixels import from_uint8
-from stylenat.training.inputs import step_inputs
 from stylenat.training.outputs import Outputs
 from stylenat.training.report import (
     Averages,
@@ -50,7 +49,7 @@ from stylenat.training.start import (
     warn_of_other_data,
 )
 from stylenat.training.state import set_learning_rates, update_average
-from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step
+from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step, step_inputs
 from stylenat.training.stopping import StopRequest, stop_signals
 from stylenat.training.watch import Watch
 
@@ -111,10 +110,10 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
             stop.agreed(device)
             number = stop.agreed(device)  # the answer to the first question, on several ranks
             assert number is not None
-            return run.leave(number)
+            return run.end_by_signal(number)
         except Interrupted:
             assert stop.number is not None
-            return run.leave(signal.Signals(stop.number))
+            return run.end_by_signal(signal.Signals(stop.number))
 
 
 class Run:
@@ -143,26 +142,32 @@ class Run:
     ) -> signal.Signals | None:
         """Steps until the last image, or until a signal: None, or that signal."""
         config, state = self.config.train, self.state
-        self.make_up(stop)
+        self.catch_up(stop)
         self.clock.restart(state.nimg)
         while state.nimg < config.total_nimg:
+            # Take one step.
             pixels_BHW3 = self.next_batch(batches)
             with unhurried():
                 self.step(pixels_BHW3)
             set_timeout(step_seconds)
+
+            # See what is due, and whether to stop.
             is_snapshot, is_evaluation = self.due()
             stopped_by = None if self.is_last else stop.agreed(self.device)
             pauses = is_snapshot or stopped_by is not None
+
+            # Log statistics.
             if pauses or self.has_passed(config.log_every_nimg):
-                self.watch.look()
+                self.watch.check()
                 self.log_statistics()
+
+            # Save, show and measure; the other ranks wait for rank 0, and for the last to measure.
             if pauses:
-                # The others wait for what rank 0 writes, and for the last one to measure.
                 set_timeout(START_TIMEOUT_SECONDS)
                 self.save(must_succeed=self.is_last or stopped_by is not None)
-                self.show(stop, snapshot=is_snapshot, evaluation=is_evaluation)
+                self.write_outputs(stop, snapshot=is_snapshot, evaluation=is_evaluation)
             if stopped_by is not None:
-                return self.leave(stopped_by)
+                return self.end_by_signal(stopped_by)
         log.info("done: %g kimg, in %s", state.nimg / 1000, self.folder.path)
         return None
 
@@ -189,7 +194,7 @@ class Run:
             losses |= penalty_step(state, inputs, config)
         losses |= g_step(state, inputs, config)
         self.averages.add(losses)
-        self.watch.note(state.step, losses)
+        self.watch.record(state.step, losses)
 
         state.step += 1
         state.nimg += config.batch
@@ -240,11 +245,11 @@ class Run:
         with unhurried():
             run_on_main(lambda: self.outputs.save(seconds, must_succeed=must_succeed))
 
-    def show(self, stop: StopRequest, *, snapshot: bool, evaluation: bool) -> None:
+    def write_outputs(self, stop: StopRequest, *, snapshot: bool, evaluation: bool) -> None:
         """Where asked for, samples, the exported generator, its scores; and the curves."""
         outputs = self.outputs
         if snapshot:
-            run_on_main(lambda: outputs.show(must_succeed=self.is_last))
+            run_on_main(lambda: outputs.export(must_succeed=self.is_last))
         if evaluation:
             assert self.evaluate is not None
             scores = self.evaluate(self.state.G_ema, stopped=stop.has_come)
@@ -254,15 +259,15 @@ class Run:
         run_on_main(outputs.draw)
         self.clock.restart(self.state.nimg)
 
-    def make_up(self, stop: StopRequest) -> None:
+    def catch_up(self, stop: StopRequest) -> None:
         """Show and measure the newest state where the process that saved it came no further."""
         is_snapshot, is_evaluation = self.due()
         if self.state.nimg and is_snapshot:
             is_shown = run_on_main(lambda: self.outputs.is_shown(is_measured=is_evaluation))
             if not is_shown:
-                self.show(stop, snapshot=True, evaluation=is_evaluation)
+                self.write_outputs(stop, snapshot=True, evaluation=is_evaluation)
 
-    def leave(self, number: signal.Signals) -> signal.Signals:
+    def end_by_signal(self, number: signal.Signals) -> signal.Signals:
         """Leave word of the signal that stopped the run."""
         if is_main():
             self.outputs.mark_stopped(number.name)
@@ -293,4 +298,4 @@ class Run:
         if state.nimg:
             log.info("continuing from %.1f kimg", state.nimg / 1000)
         else:
-            run_on_main(lambda: self.outputs.start(self.source))
+            run_on_main(lambda: self.outputs.write_first_look(self.source))

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from stylenat.config import RunConfig
+import numpy as np
+import torch
+
+from stylenat import marks
+from stylenat.config import RunConfig, TrainConfig
 from stylenat.data import ImageSource
+from stylenat.export import save_generator
+from stylenat.files import replacing
 from stylenat.metrics import Scores
-from stylenat.training import show
+from stylenat.models import Generator
+from stylenat.sampling import contact_sheet, generate, save_sheet
 from stylenat.training.checkpoint import checkpoints, save_checkpoint
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.services import Services
 from stylenat.training.state import TrainingState
 
 MOST_FAILED_SAVES = 3  # in a row
+
+PANELS = (
+    ("losses", ("loss_d", "loss_g", "loss_consistency")),
+    ("logits", ("real_logits", "fake_logits")),
+    ("gradient penalties, gradient norm", ("r1", "r2", "grad_norm_d")),
+    ("learning rates", ("lr_g", "lr_d")),
+)
+LOGARITHMIC = ("gradient penalties, gradient norm",)
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +58,11 @@ class Outputs:
     def snapshot(self) -> Path:
         return self.folder.snapshots / f"{self.state.nimg:09d}.safetensors"
 
-    def start(self, source: ImageSource) -> None:
+    def write_first_look(self, source: ImageSource) -> None:
         """A look at the data, and at what the networks make before the first step."""
         config, samples = self.config.train, self.folder.samples
-        show.save_real_grid(source, config, samples / "reals.png")
-        show.save_grid(self.state.G_ema, config, samples / f"{0:09d}.png")
+        save_real_grid(source, config, samples / "reals.png")
+        save_grid(self.state.G_ema, config, samples / f"{0:09d}.png")
 
     def save(self, seconds: float, *, must_succeed: bool) -> None:
         """A checkpoint, with the seconds trained so far.
@@ -78,16 +95,16 @@ class Outputs:
         """A checkpoint of the steps taken, if there are any new ones, whatever comes of it."""
         saved = checkpoints(self.folder.checkpoints)
         if self.state.nimg and (not saved or int(saved[0].stem) < self.state.nimg):
-            with going_on_without("the checkpoint"):
+            with tolerating("the checkpoint"):
                 self.save(seconds, must_succeed=True)
 
-    def show(self, *, must_succeed: bool) -> None:
+    def export(self, *, must_succeed: bool) -> None:
         """The sample grid and the snapshot; raises OSError where the snapshot must succeed."""
         config, state = self.config.train, self.state
-        with going_on_without("the samples"):
-            show.save_grid(state.G_ema, config, self.folder.samples / f"{state.nimg:09d}.png")
-        with nullcontext() if must_succeed else going_on_without("the snapshot"):
-            show.save_snapshot(state.G_ema, self.folder, state.nimg, keep=config.keep_snapshots)
+        with tolerating("the samples"):
+            save_grid(state.G_ema, config, self.folder.samples / f"{state.nimg:09d}.png")
+        with nullcontext() if must_succeed else tolerating("the snapshot"):
+            save_snapshot(state.G_ema, self.folder, state.nimg, keep=config.keep_snapshots)
 
     def is_shown(self, *, is_measured: bool) -> bool:
         """Whether this state's snapshot was written, and its scores where it is measured."""
@@ -106,22 +123,100 @@ class Outputs:
         }
         self.folder.append_stats(entry)
         self.services.add({"nimg": self.state.nimg, **scores.values})
-        with going_on_without("the best snapshot"):
-            show.keep_if_best(self.folder.ranks(), self.snapshot, self.folder)
+        with tolerating("the best snapshot"):
+            keep_if_best(self.folder.ranks(), self.snapshot, self.folder)
 
     def draw(self) -> None:
-        with going_on_without("the curves"):
-            show.draw_progress(self.folder)
+        with tolerating("the curves"):
+            draw_curves(self.folder.points(), self.folder.curves)
 
     def mark_stopped(self, reason: str) -> None:
-        with going_on_without("the file `stopped`"):
+        with tolerating("the file `stopped`"):
             self.folder.mark_stopped(reason, step=self.state.step, nimg=self.state.nimg)
 
 
 @contextmanager
-def going_on_without(what: str) -> Iterator[None]:
+def tolerating(what: str) -> Iterator[None]:
     """An OSError of the block is a warning: training does not end for its sake."""
     try:
         yield
     except OSError as error:
         log.warning("%s could not be written: %s; training goes on", what, error.strerror or error)
+
+
+# What is written.
+
+
+def save_grid(generator: Generator, config: TrainConfig, path: Path) -> None:
+    """A contact sheet of the average generator's images of seeds 0, 1, ...: always the same."""
+    columns, rows = config.sample_grid
+    images = generate(
+        generator,
+        range(columns * rows),
+        batch=min(config.batch, 32),
+        truncation_psi=config.sample_truncation_psi,
+    )
+    save_sheet(contact_sheet(torch.cat(list(images)), columns, rows), path)
+
+
+def save_real_grid(source: ImageSource, config: TrainConfig, path: Path) -> None:
+    """A contact sheet of the data, evenly spaced over the set, the next for one that is damaged."""
+    columns, rows = config.sample_grid
+    count = min(columns * rows, len(source))
+    indices = [i * len(source) // count for i in range(count)]
+    images = np.stack([source.read(source.readable(i)) for i in indices])
+    save_sheet(contact_sheet(torch.from_numpy(images), columns, rows), path)
+
+
+def save_snapshot(generator: Generator, folder: RunFolder, nimg: int, *, keep: int) -> Path:
+    """Export the average generator, its w_avg included; the newest `keep` stay."""
+    exported = copy.deepcopy(generator)
+    exported.store_w_avg()
+    path = folder.snapshots / f"{nimg:09d}.safetensors"
+    save_generator(exported, path)
+    folder.keep_snapshots(keep)
+    return path
+
+
+def keep_if_best(ranks: list[float], snapshot: Path, folder: RunFolder) -> None:
+    """Copy the snapshot, the last that was measured, to best.safetensors unless one was better."""
+    if ranks[-1] <= min(ranks) and snapshot.exists():
+        with replacing(folder.snapshots / "best.safetensors") as temporary:
+            shutil.copyfile(snapshot, temporary)
+
+
+def draw_curves(entries: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the lines of stats.jsonl to a PNG; replaced atomically."""
+    from matplotlib.figure import Figure
+
+    metrics = sorted({name for entry in entries for name in entry.get("metrics", {})})
+    panels = [*PANELS, *((name, (name,)) for name in metrics)]
+    panels = [(title, names) for title, names in panels if _has_points(entries, names)]
+    columns = min(3, max(1, len(panels)))
+    rows = max(1, -(-len(panels) // columns))
+    figure = Figure(figsize=(5 * columns, 3.2 * rows), layout="constrained")
+    for index, (title, names) in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, index + 1)
+        for name in names:
+            points = _points(entries, name)
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name, linewidth=1.2)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("kimg", fontsize=8)
+        axes.tick_params(labelsize=8)
+        axes.grid(alpha=0.3)
+        if title in LOGARITHMIC:
+            axes.set_yscale("log")
+        if len(names) > 1:
+            axes.legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=90, metadata={marks.KEY: marks.CURVES})
+
+
+def _points(entries: Sequence[dict[str, Any]], name: str) -> list[tuple[float, float]]:
+    flat = ({**entry, **entry.get("metrics", {})} for entry in entries)
+    return [(entry["nimg"] / 1000, entry[name]) for entry in flat if name in entry]
+
+
+def _has_points(entries: Sequence[dict[str, Any]], names: Sequence[str]) -> bool:
+    return any(_points(entries, name) for name in names)

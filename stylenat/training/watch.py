@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Noted:
+class _Step:
     """A step that nobody has looked at yet."""
 
     step: int
@@ -40,64 +40,64 @@ class Watch:
     def __init__(self, config: RunConfig, folder: RunFolder, source: ImageSource) -> None:
         self.config, self.folder, self.source = config, folder, source
         self.in_a_row = 0
-        self.noted: _Noted | None = None
+        self.pending: _Step | None = None
 
-    def note(self, step: int, losses: dict[str, Tensor]) -> None:
+    def record(self, step: int, losses: dict[str, Tensor]) -> None:
         """Take in what step `step` reported, and look at the one before; on a CPU, at both.
 
-        A collective of all ranks. Raises ValueError as `look` does.
+        A collective of all ranks. Raises ValueError as `check` does.
         """
-        self.look()
+        self.check()
         norms = [loss for name, loss in losses.items() if name.startswith("grad_norm")]
         is_taken = torch.stack(norms).isfinite().all().to("cpu", non_blocking=True)
         arrived = None
         if norms[0].is_cuda:
             arrived = torch.cuda.Event()
             arrived.record()
-        self.noted = _Noted(step, losses, is_taken, arrived)
+        self.pending = _Step(step, losses, is_taken, arrived)
         if arrived is None:
-            self.look()
+            self.check()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look at the last step where that has not been done.
 
         A collective of all ranks. Raises ValueError where it is the tenth in a row that was not
         taken.
         """
-        noted, self.noted = self.noted, None
-        if noted is None:
+        reported, self.pending = self.pending, None
+        if reported is None:
             return
-        if noted.arrived is not None:
-            noted.arrived.synchronize()
-        if noted.is_taken:
+        if reported.arrived is not None:
+            reported.arrived.synchronize()
+        if reported.is_taken:
             self.in_a_row = 0
             return
         self.in_a_row += 1
-        self._write_down(noted)
+        self._write_down(reported)
         if self.in_a_row >= MOST_IN_A_ROW:
             raise ValueError(
                 f"training diverged: {self.in_a_row} steps in a row had a loss or gradient that is "
-                f"not finite, the last one step {noted.step}, and were not taken; see "
+                f"not finite, the last one step {reported.step}, and were not taken; see "
                 f"{self.folder.faults}; {self.folder.checkpoints} holds the last good state; lower "
                 "train.lr_g and train.lr_d, or raise train.r1_gamma"
             )
 
-    def _write_down(self, noted: _Noted) -> None:
-        of_ranks = all_gather(torch.stack(list(noted.losses.values())).float().reshape(1, -1))
+    def _write_down(self, reported: _Step) -> None:
+        of_ranks = all_gather(torch.stack(list(reported.losses.values())).float().reshape(1, -1))
         if not is_main():
             return
         values = torch.cat(of_ranks).T.tolist()
-        losses = dict(zip(noted.losses, values, strict=True))
+        losses = dict(zip(reported.losses, values, strict=True))
         strange = [name for name, of in losses.items() if not all(map(math.isfinite, of))]
         train = self.config.train
-        positions = range(noted.step * train.batch, (noted.step + 1) * train.batch)
+        positions = range(reported.step * train.batch, (reported.step + 1) * train.batch)
         samples = training_samples(
             positions, train.seed, len(self.source), mirror=self.config.data.mirror
         )
         self.folder.append_fault(
             {
                 "time": timestamp(),
-                "step": noted.step,
+                "step": reported.step,
                 "nimg": positions.start,
                 "seed": train.seed,
                 "in_a_row": self.in_a_row,
@@ -109,7 +109,7 @@ class Watch:
         )
         log.warning(
             "step %d was not taken: %s not finite, %d in a row; its images and losses are in %s",
-            noted.step,
+            reported.step,
             ", ".join(strange),
             self.in_a_row,
             self.folder.faults,

@@ -16,7 +16,7 @@ import torch
 
 from stylenat.data import open_images
 from stylenat.sampling import save_sheet
-from stylenat.training.curves import draw_curves
+from stylenat.training.outputs import draw_curves
 from tests.data.writers import (
     contents,
     encoded,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stylenat.training.curves import draw_curves
+from stylenat.training.outputs import draw_curves
 from stylenat.training.report import Averages, Clock, duration, line_of
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.services import Services

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from stylenat.config import TrainConfig
-from stylenat.training import inputs
-from stylenat.training.inputs import step_inputs
+from stylenat.training import steps
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import (
     TrainingState,
@@ -22,7 +21,7 @@ from stylenat.training.state import (
     set_learning_rates,
     update_average,
 )
-from stylenat.training.steps import d_step, g_step, penalty_step, trainable
+from stylenat.training.steps import d_step, g_step, penalty_step, step_inputs, trainable
 from tests.training.tiny import tiny
 
 CPU = torch.device("cpu")
@@ -157,9 +156,9 @@ def test_latents_depend_on_seed_and_step_alone():
 
 def test_ranks_share_the_latents_of_one_batch(monkeypatch):
     one = step_inputs(torch.zeros(8, 3, 16, 16), seed=0, step=3, z_dim=8)
-    monkeypatch.setattr(inputs, "world_size", lambda: 2)
+    monkeypatch.setattr(steps, "world_size", lambda: 2)
     for rank in range(2):
-        monkeypatch.setattr(inputs, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(steps, "rank", lambda rank=rank: rank)
         share = step_inputs(torch.zeros(4, 3, 16, 16), seed=0, step=3, z_dim=8)
         assert torch.equal(share.z_g, one.z_g[rank::2])
         assert torch.equal(share.fake_draws, one.fake_draws[rank::2])

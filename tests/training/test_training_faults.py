@@ -22,7 +22,7 @@ import torch
 from stylenat.distributed import step_timeout_seconds
 from stylenat.files import FileLock
 from stylenat.metrics import Evaluator
-from stylenat.training import outputs, show
+from stylenat.training import outputs
 from stylenat.training.checkpoint import checkpoints, load_checkpoint, newest_checkpoint
 from stylenat.training.loop import train
 from stylenat.training.run_folder import MOST_POINTS, RunFolder
@@ -151,7 +151,7 @@ def test_a_process_killed_between_checkpoint_and_snapshot_gets_its_snapshot(tmp_
 
     config, run = tiny(train={"total_kimg": 0.016}), tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(show, "save_snapshot", killed)
+        patch.setattr(outputs, "save_snapshot", killed)
         with pytest.raises(Killed):
             train(config, run, CPU)
     assert not list((run / "snapshots").iterdir())
@@ -495,9 +495,9 @@ def test_a_file_system_without_locks_is_mentioned(tmp_path, monkeypatch, caplog)
 # What else a full disk meets
 
 
-@pytest.mark.parametrize("name", ["save_grid", "save_snapshot", "draw_progress", "keep_if_best"])
+@pytest.mark.parametrize("name", ["save_grid", "save_snapshot", "draw_curves", "keep_if_best"])
 def test_what_is_only_shown_may_fail(tmp_path, monkeypatch, name):
-    real = getattr(outputs.show, name)
+    real = getattr(outputs, name)
 
     def full_in_the_middle(*arguments: object, **named: object) -> object:
         if (tmp_path / "run" / "checkpoints" / "000000032.pt").exists():
@@ -507,7 +507,7 @@ def test_what_is_only_shown_may_fail(tmp_path, monkeypatch, name):
     config = tiny(metrics={"names": ["swd"], "num": 8, "every_kimg": 0.016})
     assert train(tiny(train={"total_kimg": 0.008}), tmp_path / "run", CPU) is None
     shutil.rmtree(tmp_path / "run" / "snapshots")
-    monkeypatch.setattr(outputs.show, name, full_in_the_middle)
+    monkeypatch.setattr(outputs, name, full_in_the_middle)
     assert train(config, tmp_path / "run", CPU) is None
     assert (
         "could not be written: No space left on device; training goes on"
