@@ -29,7 +29,7 @@ LEVELS = ((256, 2, 32), (128, 4, 16), (64, 8, 8), (32, 8, 4))
 def tune(
     dtype: torch.dtype = torch.bfloat16, *, batch: int = 8, repeats: int = 20
 ) -> Iterator[dict[str, Any]]:
-    """One row per level, kernel and setting: milliseconds of the pass that the kernel belongs to."""
+    """One row per level, kernel and setting: milliseconds of the kernel's whole pass."""
     from ops.neighborhood.impl.triton import launch
 
     for side, heads, dilation in LEVELS:
