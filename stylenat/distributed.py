@@ -21,6 +21,8 @@ T = TypeVar("T")
 START_TIMEOUT_SECONDS = 1800.0
 STEP_TIMEOUT_SECONDS = 100.0
 
+_leaves_alone = False
+
 
 def rank() -> int:
     """This process among all, 0 to world_size() - 1."""
@@ -78,9 +80,11 @@ def process_group(
     A rank that waits longer for another ends with an error: OSError, as all functions here that
     wait. In any other process, and within another such block, nothing happens.
     """
+    global _leaves_alone
     if not is_launched() or _is_joined():
         yield
         return
+    _leaves_alone = False
     # Imported later, as torch._dynamo does, its functions would hold the group as the default of an
     # argument: leaving would not end gloo's threads, and one that is busy aborts a process that
     # exits.
@@ -96,13 +100,20 @@ def process_group(
         )
     try:
         yield
-        # A rank that leaves while another still receives from it can abort both.
-        barrier()
+        if not _leaves_alone:
+            # A rank that leaves while another still receives from it can abort both.
+            barrier()
     except BaseException:
         hurry()
         raise
     finally:
         dist.destroy_process_group()
+
+
+def leave_alone() -> None:
+    """This rank ends without waiting for the others, which may be in the middle of a step."""
+    global _leaves_alone
+    _leaves_alone = True
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from stylenat.data import ImageSource, Interrupted, training_batches
 from stylenat.distributed import (
     START_TIMEOUT_SECONDS,
     is_main,
+    leave_alone,
     rank,
     run_on_main,
     set_timeout,
@@ -113,6 +114,7 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
             return run.end_by_signal(number)
         except Interrupted:
             assert stop.number is not None
+            leave_alone()
             return run.end_by_signal(signal.Signals(stop.number))
 
 
