@@ -95,7 +95,7 @@ def test_a_run_whose_images_never_come_is_saved_at_the_first_signal(tmp_path, wo
     run, config = tmp_path / "run", write_tiny(tmp_path)
     where = (READ, 40, "train", config, *ENDLESS, f"data.workers={workers}", "--run-dir", run)
     with blocked("block", *where) as job:
-        wait_for(job, "BLOCKED", workers)
+        wait_for(job, "BLOCKED")
         time.sleep(1)
         job.send_signal(signal.SIGTERM)
         text = assert_ended(job, code=143)
