@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     help=f"Which scores to measure: some of {','.join(METRICS)}.  [default: the run's, or fid]",
 )
 @click.option(
+    "-n",  # torchrun takes --num for the beginning of an option of its own
     "--num",
     type=int,
     metavar="N",

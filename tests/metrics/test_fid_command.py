@@ -12,6 +12,7 @@ from stylenat.cli import main
 from stylenat.export import save_generator
 from tests.metrics.standin import save_folder
 from tests.sampling.tiny import tiny_generator
+from tests.training.tiny import stylenat
 
 
 @pytest.fixture
@@ -84,3 +85,13 @@ def test_missing_model_data_and_choice_are_one_sentence(files, tmp_path):
         result = fid(*arguments)
         assert (result.exit_code, len(result.stderr.splitlines())) == (1, 1), result.output
         assert sentence in result.stderr
+
+
+@pytest.mark.slow
+def test_torchrun_lets_the_number_of_images_through(tmp_path):
+    """In its long form it stops: `ambiguous option: --num could match --numa-binding`."""
+    folder = save_folder(tmp_path / "a", 6, seed=0, side=16)
+    options = ("--data", folder, "--metrics", "swd", "-n", 4, "--workers", 0)
+    done = stylenat("fid", folder, *options, ranks=2)
+    assert done.returncode == 0, done.stderr
+    assert "4 images against 4 of 6" in done.stdout
