@@ -29,7 +29,15 @@ class Job(subprocess.Popen[str]):
 
     def __init__(self, line: list[str], **settings: Any) -> None:
         self.log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 - `started` closes it
-        super().__init__(line, stdout=self.log, stderr=self.log, text=True, **settings)
+        super().__init__(
+            line,
+            stdout=self.log,
+            stderr=self.log,
+            text=True,
+            # The tests may run in a shell's background, whose processes ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            **settings,
+        )
 
     def end(self, *, seconds: float) -> tuple[float, str]:
         """How long it takes to end, and what it has printed."""

@@ -162,7 +162,7 @@ def test_a_signal_to_all_processes_ends_the_run_in_order(tmp_path, number):
     )
     wait_until((run / "stats.jsonl").exists, seconds=300)
     os.killpg(process.pid, number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 128 + number, errors
     assert "the same command continues" in errors
     assert "Traceback" not in errors
