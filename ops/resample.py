@@ -72,29 +72,6 @@ def haar(x: Tensor) -> Tensor:
     return torch.cat([left + right, left - right], dim=1)
 
 
-def inverse_haar(x: Tensor) -> Tensor:
-    """Undo `haar`: [B, 4C, H, W] -> [B, C, 2H, 2W].
-
-    Raises ValueError if the channels are no multiple of 4, or the map is not 4-D and floating.
-    """
-    _check_map(x)
-    if x.shape[1] % 4:
-        raise ValueError(
-            f"inverse_haar: channels must be a multiple of 4 (ll, lh, hl, hh): {x.shape[1]}"
-        )
-    mean, difference = (0.5 * x).chunk(2, dim=1)
-    left_low, left_high = (mean + difference).chunk(2, dim=1)
-    right_low, right_high = (mean - difference).chunk(2, dim=1)
-    # pixel_shuffle's channel order: c, then row within the 2x2 cell, then column.
-    cells = [
-        left_low + left_high,
-        right_low + right_high,
-        left_low - left_high,
-        right_low - right_high,
-    ]
-    return F.pixel_shuffle(torch.stack(cells, dim=2).flatten(1, 2), 2)
-
-
 def _depthwise_weight(x: Tensor, kernel: Sequence[float], *, gain: float = 1.0) -> Tensor:
     """The 2-D kernel, one copy a channel of x: [C, 1, K, K]; `gain` counts once an axis."""
     if len(kernel) < 2 or len(kernel) % 2 or sum(kernel) == 0:

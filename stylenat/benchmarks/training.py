@@ -80,7 +80,7 @@ def bench_training(
 
     A whole step is the inputs, D's step, its penalty's share (a step in `r1_every`), G's step and
     the average; the steps hold Adam's. The generator's forward and backward alone are to the sum of
-    its images' squares. On a GPU D is timed with features channels first and last. FLOP are of
+    its images' squares. FLOP are of
     products and convolutions. `profiled` adds the time by kernel of D's and G's step of the largest
     batch that fits.
     """
@@ -171,13 +171,10 @@ class Step:
             "average": lambda: update_average(state, train, train.batch),
             "G forward": lambda: self.forward_of_g(backward=False),
             "G forward and backward": lambda: self.forward_of_g(backward=True),
-            "D step, channels first": self.channels_first,
             "Adam of G and D": self.adam,
         }
         if not has_penalty(train) or train.r1_every == 1:
             del parts["penalty step"]
-        if self.device.type != "cuda" or train.precision == "float32":
-            del parts["D step, channels first"]
         return parts
 
     def flop(self) -> dict[str, float]:
@@ -213,14 +210,6 @@ class Step:
         pixels_BHW3 = self.pixels_BHW3.to(self.device, non_blocking=True)
         real = from_uint8(pixels_BHW3, config.model.generator.pixel_space)
         return step_inputs(real, seed=config.train.seed, step=0, z_dim=config.model.generator.z_dim)
-
-    def channels_first(self) -> None:
-        D = self.state.D
-        D.memory_format = torch.contiguous_format
-        try:
-            d_step(self.state, self.inputs, self.config.train)
-        finally:
-            D.memory_format = None
 
     def adam(self) -> None:
         """Both optimizers with gradients of zero: as much work as any."""

@@ -39,12 +39,6 @@ def extension(name: str) -> str:
     return os.path.splitext(name.rpartition("/")[2])[1].lower()  # noqa: PTH122 (a name)
 
 
-def is_image_name(name: str) -> bool:
-    """By extension. Hidden files, such as macOS leaves beside every image in a zip, are none."""
-    name = normal(name)
-    return not is_hidden(name) and extension(name) in EXTENSIONS
-
-
 @dataclass
 class Listing:
     """The image files of a data set by name, `index` (its `dataset.json`), and what is left out."""

@@ -109,10 +109,6 @@ class RunFolder:
         """Whether stats.jsonl has scores of the state at `nimg`."""
         return any(entry["nimg"] == nimg and "metrics" in entry for entry in self._entries())
 
-    def read_stats(self) -> list[dict[str, Any]]:
-        """Every line of stats.jsonl, those that wait for the disk too."""
-        return list(self._entries())
-
     def points(self) -> list[dict[str, Any]]:
         """What curves show of stats.jsonl: steps and scores, each thinned where they are many."""
         steps, scores = _Thinned(MOST_POINTS), _Thinned(MOST_POINTS)

@@ -382,10 +382,7 @@ def test_channels_last_is_for_short_precisions_and_changes_no_state():
     exact = D(image)
     with torch.autocast("cpu", torch.bfloat16):
         short = D(image)
-    D.memory_format = torch.channels_last
-    by_hand = D(image)
-    assert formats == [False, True, True]
-    torch.testing.assert_close(by_hand, exact)
+    assert formats == [False, True]
     torch.testing.assert_close(short.float(), exact, rtol=0.05, atol=0.05)
     assert all(tensor.is_contiguous() for tensor in D.state_dict().values())
 

@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
-from ops.resample import blur2d, downsample2d, haar, inverse_haar, upsample2d
+from ops.resample import blur2d, downsample2d, haar, upsample2d
 
 # Symmetric, longer, and without symmetry: a kernel applied the wrong way round is caught.
 KERNELS = [(1, 3, 3, 1), (1, 1), (1, 2, 5, 4, 2, 1), (4, 2, 1, 0.5)]
 
-OPERATIONS = [upsample2d, downsample2d, blur2d, haar, inverse_haar]
+OPERATIONS = [upsample2d, downsample2d, blur2d, haar]
 
 
 def random_map(batch: int, channels: int, height: int, width: int) -> Tensor:
@@ -102,22 +102,9 @@ def test_haar_bands_are_ll_lh_hl_hh(band, vertical, horizontal):
     )
 
 
-def test_haar_round_trip_is_exact_on_8_bit_pixels():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (2, 3, 4, 6), generator=generator).float()
-    assert torch.equal(inverse_haar(haar(x)), x)
-
-
-def test_inverse_haar_round_trip_is_exact_on_8_bit_values():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randint(0, 256, (2, 12, 2, 3), generator=generator).float()
-    assert torch.equal(haar(inverse_haar(x)), x)
-
-
-def test_haar_keeps_energy_and_its_inverse_is_its_adjoint():
-    x, y = random_map(2, 3, 4, 6), random_map(2, 12, 2, 3)
+def test_haar_keeps_energy():
+    x = random_map(2, 3, 4, 6)
     torch.testing.assert_close(haar(x).square().sum(), x.square().sum())
-    torch.testing.assert_close((haar(x) * y).sum(), (x * inverse_haar(y)).sum())
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -155,11 +142,6 @@ def test_operation_ignores_the_memory_format(operation):
 def test_odd_sides_are_refused_by_name(operation, shape):
     with pytest.raises(ValueError, match=f"height and width must be even: {shape[2]}x{shape[3]}"):
         operation(torch.zeros(shape))
-
-
-def test_inverse_haar_refuses_channels_that_are_no_multiple_of_4():
-    with pytest.raises(ValueError, match=r"multiple of 4 \(ll, lh, hl, hh\): 6"):
-        inverse_haar(torch.zeros(1, 6, 2, 2))
 
 
 @pytest.mark.parametrize("kernel", [(), (1,), (1, 2, 1), (1, -1)])

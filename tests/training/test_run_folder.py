@@ -87,7 +87,7 @@ def test_statistics_after_the_checkpoint_are_forgotten(folder):
     with folder.stats.open("a") as file:
         file.write('{"nimg": 32, "los')  # a process that was killed
     folder.rewind_stats(16)
-    assert [entry["nimg"] for entry in folder.read_stats()] == [8, 16]
+    assert [entry["nimg"] for entry in folder.points()] == [8, 16]
 
 
 def test_new_runs_are_numbered_after_the_last(tmp_path):

@@ -322,7 +322,7 @@ def test_lines_that_the_disk_does_not_take_wait_in_order(tmp_path, monkeypatch, 
         folder.append_stats({"nimg": 16})
         folder.append_stats({"nimg": 24})
     assert folder.stats.read_text() == '{"nimg": 8}\n'
-    assert [entry["nimg"] for entry in folder.read_stats()] == [8, 16, 24]
+    assert [entry["nimg"] for entry in folder.points()] == [8, 16, 24]
     assert len(caplog.records) == 1
     folder.append_stats({"nimg": 32})
     assert folder.stats.read_text().splitlines() == [f'{{"nimg": {n}}}' for n in (8, 16, 24, 32)]
