@@ -12,6 +12,7 @@ Crop = Literal["center", "none"]  # what `stylenat prepare` does with images tha
 Mode = Literal["clean", "legacy_pytorch", "legacy_tensorflow"]  # feature network and its scaling
 Metric = Literal["fid", "kid", "pr", "swd"]
 Dtype = Literal["float32", "bfloat16", "float16"]  # of a generator that makes images
+Precision = Literal["float32", "bfloat16"]  # of training, and of what is measured
 SeedScheme = Literal["torch", "stylegan"]  # whose latents a seed stands for
 Snapshot = Literal["best", "last"]  # of a run folder
 
@@ -20,5 +21,6 @@ CROPS: tuple[Crop, ...] = get_args(Crop)
 MODES: tuple[Mode, ...] = get_args(Mode)
 METRICS: tuple[Metric, ...] = get_args(Metric)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SEED_SCHEMES: tuple[SeedScheme, ...] = get_args(SeedScheme)
 SNAPSHOTS: tuple[Snapshot, ...] = get_args(Snapshot)

@@ -21,11 +21,11 @@ from ops.neighborhood.impl import natten, triton
 from ops.neighborhood.problem import Problem, describe
 from stylenat import __version__
 from stylenat.files import cache_folder
+from stylenat.precision import TRAINED, name_of
 
 # FFHQ's kernel and head_dim, on a small map that has edges, an inside, and an odd column of tiles.
 SHAPE = (2, 16, 18, 4, 32)
 GROUPS = (HeadGroup(2, 7, 1), HeadGroup(2, 7, 2))
-DTYPES = (torch.float32, torch.bfloat16)
 NAMES = ("output", "gradient of q", "gradient of k", "gradient of v", "gradient of the bias")
 WIDTH = 200  # of a table that is not for a terminal
 
@@ -60,7 +60,7 @@ class Examination:
             if trial.is_auto and trial.verdict != "yes":
                 return (
                     f"attention backend '{trial.backend}', which auto takes on {trial.device} in "
-                    f"{_name(trial.dtype)}, does not work: {trial.reason}; "
+                    f"{name_of(trial.dtype)}, does not work: {trial.reason}; "
                     f"{VARIABLE}=reference is slow and safe"
                 )
         return None
@@ -78,10 +78,10 @@ class Examination:
             facts.add_row(*row)
         console.print(facts)
         table = Table(title="Attention backends: output and gradients, tried here")
-        for column in ("device", "backend", *map(_name, DTYPES), "why not"):
+        for column in ("device", "backend", *map(name_of, TRAINED), "why not"):
             table.add_column(column)
-        for first in range(0, len(self.trials), len(DTYPES)):
-            trials = self.trials[first : first + len(DTYPES)]
+        for first in range(0, len(self.trials), len(TRAINED)):
+            trials = self.trials[first : first + len(TRAINED)]
             verdicts = (f"{t.verdict}, auto" if t.is_auto else t.verdict for t in trials)
             reasons = dict.fromkeys(trial.reason for trial in trials if trial.reason)
             table.add_row(trials[0].device, trials[0].backend, *verdicts, "; ".join(reasons))
@@ -100,7 +100,7 @@ def examine() -> Examination:
         warnings.simplefilter("ignore")  # the table says it
         for device in ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
             autos = []
-            problems = {dtype: _problem(device, dtype) for dtype in DTYPES}
+            problems = {dtype: _problem(device, dtype) for dtype in TRAINED}
             for problem in problems.values():
                 try:
                     autos.append(choose(problem, "auto").name)
@@ -114,10 +114,6 @@ def examine() -> Examination:
                         Trial(device, backend.name, dtype, verdict, reason, backend.name == auto)
                     )
     return Examination(facts, tuple(trials))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 # The trials.

@@ -29,7 +29,7 @@ LAYERS = (
     ("stylenat.config",),
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
     ("stylenat.distributed",),
-    ("stylenat.ending", "stylenat.untrusted"),
+    ("stylenat.ending", "stylenat.untrusted", "stylenat.precision"),
     ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices"),
     ("stylenat.memory",),
     ("ops",),

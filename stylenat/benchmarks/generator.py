@@ -10,16 +10,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stylenat.benchmarks.machine import exact_products, measure_ceilings
+from stylenat.benchmarks.machine import measure_ceilings
 from stylenat.benchmarks.profiler import time_by_kernel
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.timing import Timing, measure, peak_memory_mb, reset_peak_memory
 from stylenat.benchmarks.work import forward_flop, without_attention
 from stylenat.config import load_config
 from stylenat.models import Generator, GeneratorConfig
+from stylenat.precision import TRAINED, autocast, name_of, without_tf32
 from stylenat.sampling import compile_synthesis
 
-DTYPES = (torch.float32, torch.bfloat16)
 COLUMNS = (
     "network",
     "mode",
@@ -42,7 +42,7 @@ def bench_generator(
     device: torch.device,
     batches: Sequence[int],
     repeats: int,
-    dtypes: Sequence[torch.dtype] = DTYPES,
+    dtypes: Sequence[torch.dtype] = TRAINED,
     compiled: bool = False,
     profiled: bool = False,
 ) -> Report:
@@ -70,7 +70,7 @@ def bench_generator(
     if compiled:
         networks["compiled"] = copy.deepcopy(generator)
         compile_synthesis(networks["compiled"])
-    with exact_products(), report.until_interrupted():
+    with without_tf32(), report.until_interrupted():
         for mode, network in networks.items():
             for name, change in _changes(config, mode).items():
                 for dtype in dtypes:
@@ -117,7 +117,7 @@ def _bench(
         report.add(
             network=names[0],
             mode=names[1],
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=name_of(dtype),
             batch=batch,
             images_per_second=batch / seconds.median,
             seconds=seconds.median,
@@ -135,7 +135,7 @@ def _bench(
 def _time(
     generator: Generator, z: Tensor, dtype: torch.dtype, repeats: int
 ) -> tuple[Timing, Tensor]:
-    with torch.no_grad(), torch.autocast(z.device.type, dtype, enabled=dtype != torch.float32):
+    with torch.no_grad(), autocast(z.device, dtype):
         seconds = measure(lambda: generator(z), repeats=repeats, device=z.device)
         return seconds, generator(z)
 
@@ -146,7 +146,7 @@ def _error(exact: Tensor, image: Tensor) -> float:
 
 def _profile(generator: Generator, batch: int, title: str, device: torch.device) -> str:
     z = torch.randn(batch, generator.z_dim, device=device)
-    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
+    with torch.no_grad(), autocast(device, torch.bfloat16):
         return time_by_kernel(
             lambda: generator(z), f"{title}, bfloat16, batch {batch}", device=device
         )

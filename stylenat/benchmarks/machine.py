@@ -7,8 +7,6 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -20,6 +18,7 @@ import torch
 import stylenat
 from stylenat.benchmarks.timing import CPU, measure
 from stylenat.memory import is_memory_kept
+from stylenat.precision import without_tf32
 
 
 @dataclass(frozen=True)
@@ -47,28 +46,13 @@ def measure_ceilings(device: torch.device = CPU) -> Ceilings:
         a = torch.randn(width, width, device=device).to(dtype)
         return 2 * width**3 / measure(lambda: a @ a, repeats=5, device=device).least
 
-    with exact_products():
+    with without_tf32():
         float32_flops = product(torch.float32, 4096 if on_gpu else 2048)
         bfloat16_flops = product(torch.bfloat16, 8192 if on_gpu else 2048)
     source = torch.ones((512 if on_gpu else 64) * 2**20, device=device)
     target = torch.empty_like(source)
     copy = measure(lambda: target.copy_(source), repeats=5, device=device)
     return Ceilings(float32_flops, bfloat16_flops, 2 * 4 * source.numel() / copy.least)
-
-
-@contextmanager
-def exact_products() -> Iterator[None]:
-    """Within the block float32 products and convolutions on GPUs are float32 throughout."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    switches: list[Any] = [torch.backends.cuda.matmul, convolutions]
-    before = [switch.fp32_precision for switch in switches]
-    for switch in switches:
-        switch.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for switch, precision in zip(switches, before, strict=True):
-            switch.fp32_precision = precision
 
 
 def label(device: torch.device) -> str:

@@ -12,6 +12,7 @@ from stylenat.benchmarks.calls import Attend, Call, time_call
 from stylenat.benchmarks.machine import measure_ceilings
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.rivals import compiled_flex, dense_attention
+from stylenat.precision import TRAINED, name_of
 
 # FFHQ-256's levels; all with head_dim 32.
 LEVELS: tuple[tuple[int, tuple[HeadGroup, ...]], ...] = (
@@ -68,7 +69,7 @@ def bench_op(
     with report.until_interrupted():
         for side, groups in SHAPES if device.type == "cpu" else LEVELS:
             for batch in batches if side <= max_side else ():
-                for dtype in (torch.float32, torch.bfloat16):
+                for dtype in TRAINED:
                     call = Call.draw(side, groups, batch=batch, dtype=dtype, device=device)
                     _bench_backends(report, call, repeats)
                     _bench_rivals(report, call, repeats)
@@ -131,7 +132,7 @@ def _bench(
     report.add(
         shape=str(call_of_row),
         batch=len(call.q),
-        dtype=str(call.q.dtype).removeprefix("torch."),
+        dtype=name_of(call.q.dtype),
         backend=name,
         bias=bias,
         forward_ms=forward.ms,

@@ -13,6 +13,7 @@ from ops.neighborhood.problem import describe
 from stylenat.benchmarks.calls import Call, time_call
 from stylenat.benchmarks.machine import measure_ceilings
 from stylenat.benchmarks.report import Report
+from stylenat.precision import TRAINED, name_of
 
 SIDES = (64, 128, 256, 512, 1024)
 COLUMNS = (
@@ -49,7 +50,7 @@ def bench_tokens(*, device: torch.device, repeats: int, max_side: int = SIDES[-1
     )
     sides = [side for side in SIDES if side <= max_side]
     with report.until_interrupted():
-        for dtype in (torch.float32, torch.bfloat16):
+        for dtype in TRAINED:
             for side in sides:
                 for batch in sorted({1, (sides[-1] // side) ** 2}):
                     _bench(report, side, batch, dtype, repeats)
@@ -70,7 +71,7 @@ def _bench(report: Report, side: int, batch: int, dtype: torch.dtype, repeats: i
         side=side,
         batch=batch,
         dilation=side // 8,
-        dtype=str(dtype).removeprefix("torch."),
+        dtype=name_of(dtype),
         backend=backend,
         forward_ms=forward.ms,
         forward_least_ms=1e3 * forward.least,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from stylenat.benchmarks.machine import exact_products, measure_ceilings
+from stylenat.benchmarks.machine import measure_ceilings
 from stylenat.benchmarks.profiler import time_by_kernel
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.timing import (
@@ -19,11 +19,11 @@ from stylenat.benchmarks.timing import (
 from stylenat.benchmarks.work import attention_flop, counted_flop
 from stylenat.config import RunConfig
 from stylenat.models.pixels import from_uint8
+from stylenat.precision import DTYPES, autocast, without_tf32
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import new_state, update_average
 from stylenat.training.steps import (
     StepInputs,
-    autocast,
     d_step,
     g_step,
     has_penalty,
@@ -92,7 +92,7 @@ def bench_training(
         measure_ceilings(device),
         device,
     )
-    with exact_products(), report.until_interrupted():
+    with without_tf32(), report.until_interrupted():
         for batch in sorted(batches):
             try:
                 _bench(report, config, batch, repeats, profiled)
@@ -225,10 +225,10 @@ class Step:
     def forward_of_g(self, *, backward: bool) -> None:
         G = self.state.G
         if not backward:
-            with torch.no_grad(), autocast(self.config.train, self.device):
+            with torch.no_grad(), autocast(self.device, DTYPES[self.config.train.precision]):
                 G(self.inputs.z_g)
             return
         with trainable(G):
-            with autocast(self.config.train, self.device):
+            with autocast(self.device, DTYPES[self.config.train.precision]):
                 loss = G(self.inputs.z_g).square().sum()
             loss.backward()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stylenat.choices import PRECISIONS
 from stylenat.cli.options import BATCHES, COMPILE, DEVICE, UserPath
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def bench_tokens(max_side: int, device: str, repeats: int, outdir: Path | None) 
 @BATCHES
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(PRECISIONS),
     help="Measure this precision alone, not both.",
 )
 @COMPILE
@@ -112,7 +113,7 @@ def bench_generator(
     By default in batches of 1, 2 and 4; on a GPU on to 256, or to where its memory is full.
     """
     from stylenat.benchmarks import generator
-    from stylenat.sampling import DTYPES
+    from stylenat.precision import DTYPES, TRAINED
 
     chosen = _prepare(device, outdir)
     report = generator.bench_generator(
@@ -120,7 +121,7 @@ def bench_generator(
         device=chosen,
         batches=batches or [2**n for n in range(9 if chosen.type == "cuda" else 3)],
         repeats=repeats,
-        dtypes=generator.DTYPES if dtype is None else (DTYPES[dtype],),
+        dtypes=TRAINED if dtype is None else (DTYPES[dtype],),
         compiled=compiled,
         profiled=profile,
     )
@@ -136,7 +137,7 @@ def bench_generator(
 @click.option(
     "--dtype",
     "precision",
-    type=click.Choice(["float32", "bfloat16"]),
+    type=click.Choice(PRECISIONS),
     help="The precision; by default the config's.",
 )
 @COMPILE

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stylenat.choices import METRICS, Filter, Mode
+from stylenat.choices import METRICS, Filter, Mode, Precision
 from stylenat.text import shown
 
 MOST_SEED = 2**63 - 1
@@ -125,7 +125,7 @@ class TrainConfig:
     ema_halflife_nimg: float = 10_000
     ema_rampup: float | None = None
 
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     tf32: bool = False
     compile: bool = False
 

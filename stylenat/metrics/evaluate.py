@@ -37,6 +37,7 @@ from stylenat.metrics.table import (
 )
 from stylenat.metrics.weights import find_weights
 from stylenat.models import Generator
+from stylenat.precision import name_of
 from stylenat.sampling import SEED_LIMIT
 
 
@@ -113,7 +114,7 @@ class Evaluator:
             "seeds": f"{first_seed}-{first_seed + self.num - 1}",
             "seed_scheme": "torch",
             "truncation_psi": truncation_psi,
-            "dtype": str(dtype).removeprefix("torch."),
+            "dtype": name_of(dtype),
         }
         return self._score(
             batches, self.num, generator.resolution, subject, "Generated images", stopped

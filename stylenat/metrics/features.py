@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylenat.metrics.weights import VerifiedFile
+from stylenat.precision import without_tf32
 from stylenat.text import first_line
 from stylenat.untrusted import load_untrusted
 
@@ -51,7 +50,7 @@ class FeatureNetwork:
 
     @torch.no_grad()
     def __call__(self, images_BHW3: Tensor) -> Tensor:
-        with _full_float32(), torch.autocast(self.device.type, enabled=False):
+        with without_tf32(), torch.autocast(self.device.type, enabled=False):
             features_BD: Tensor = self._features(images_BHW3).flatten(1)
         return features_BD
 
@@ -142,18 +141,3 @@ def _cleanfid(module: str) -> Any:
         raise ValueError(
             f"the feature network needs {error.name}, which is not installed: pip install clean-fid"
         ) from error
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """No TF32 in convolutions and matrix products, whatever the program has set."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    backends = (torch.backends.cuda.matmul, convolutions)
-    before = [backend.fp32_precision for backend in backends]
-    try:
-        for backend in backends:
-            backend.fp32_precision = "ieee"
-        yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision

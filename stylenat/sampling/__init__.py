@@ -3,9 +3,10 @@
 `generate(load_model("model.safetensors"), parse_seeds("0-63"))` yields batches of uint8 pixels.
 """
 
+from stylenat.precision import DTYPES
 from stylenat.sampling.compiled import compile_synthesis
 from stylenat.sampling.files import check_sheet, default_sheet, write_samples
-from stylenat.sampling.images import DTYPES, contact_sheet, generate, save_png, save_sheet
+from stylenat.sampling.images import contact_sheet, generate, save_png, save_sheet
 from stylenat.sampling.models import is_model, load_generator, load_model, model_file
 from stylenat.sampling.seeds import SEED_LIMIT, check_seeds, latents, parse_seeds
 

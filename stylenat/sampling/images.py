@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 
 from ops.checks import check_tensor, check_whole
-from stylenat import choices, marks
+from stylenat import marks
 from stylenat.files import replacing, user_path
 from stylenat.models import Generator
+from stylenat.precision import DTYPES, autocast
 from stylenat.sampling.seeds import check_seeds, latents
-
-DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
 
 
 def generate(
@@ -54,7 +53,7 @@ def _images(
     generator: Generator, z: Tensor, dtype: torch.dtype, psi: float, cutoff: int | None
 ) -> Tensor:
     z = z.to(generator.const)
-    with torch.autocast(z.device.type, dtype=dtype, enabled=dtype != torch.float32):
+    with autocast(z.device, dtype):
         images_B3HW = generator(z, truncation_psi=psi, truncation_cutoff=cutoff)
     return generator.to_uint8(images_B3HW).cpu()
 

@@ -14,9 +14,10 @@ from stylenat.augment import AUGMENT_DRAWS, augment
 from stylenat.config import RunConfig, TrainConfig, to_dict
 from stylenat.distributed import world_size
 from stylenat.models import Discriminator, Generator
+from stylenat.precision import DTYPES, autocast
 from stylenat.training.start import check_batch, open_training_images
 from stylenat.training.state import TrainingState, state_of
-from stylenat.training.steps import StepInputs, autocast, d_losses, g_loss, penalty_losses
+from stylenat.training.steps import StepInputs, d_losses, g_loss, penalty_losses
 
 
 def describe_run(config: RunConfig) -> str:
@@ -75,11 +76,11 @@ def activation_bytes(state: TrainingState, config: TrainConfig, batch: int) -> i
     )
 
     def d_pass() -> object:
-        with autocast(config, part.real.device):
+        with autocast(part.real.device, DTYPES[config.precision]):
             return d_losses(state, part, config, augment)
 
     def g_pass() -> object:
-        with autocast(config, part.real.device):
+        with autocast(part.real.device, DTYPES[config.precision]):
             return g_loss(state, part, config)
 
     state.D.requires_grad_(True)
@@ -98,7 +99,7 @@ def recomputed_bytes(G: Generator, config: TrainConfig, batch: int) -> int:
     for settings, level in zip(G.config.levels, G.levels, strict=True):
         side, block = settings.resolution, level.get_submodule("blocks.0")
         x = torch.empty(batch, side, side, settings.channels, requires_grad=True)
-        with autocast(config, w.device):
+        with autocast(w.device, DTYPES[config.precision]):
             most = max(most, kept_bytes(functools.partial(block, x, w)))
     return most
 

@@ -12,6 +12,7 @@ from stylenat.data import ImageSource, open_images
 from stylenat.distributed import run_on_main, world_size
 from stylenat.metrics import Evaluator
 from stylenat.models.spectral_norm import SpectralNorm
+from stylenat.precision import set_tf32
 from stylenat.training.checkpoint import load_checkpoint, newest_checkpoint
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.state import TrainingState, new_state
@@ -136,9 +137,7 @@ def warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 def prepare_torch(config: RunConfig, state: TrainingState) -> None:
     """The process's switches: TF32 on GPUs, and torch.compile."""
-    precision = "tf32" if config.train.tf32 else "ieee"
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    set_tf32(allowed=config.train.tf32)
     if config.train.compile:
         # Compiled, a pass would keep the singular vectors themselves for its backward pass, and the
         # next pass steps them in place before that.

@@ -19,7 +19,7 @@ Legend: B images of this rank, Z z_dim.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,7 @@ from stylenat.losses import (
     relativistic_d_loss,
     relativistic_g_loss,
 )
+from stylenat.precision import DTYPES, autocast
 from stylenat.training.state import TrainingState
 
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -93,7 +94,7 @@ def d_step(
     with trainable(D):
         parts = list(inputs.parts(config.batch_gpu))
         for part in parts:
-            with autocast(config, part.real.device):
+            with autocast(part.real.device, DTYPES[config.precision]):
                 losses = d_losses(state, part, config, augment)
             loss = sum_of(losses[name] for name in ("loss_d", "loss_consistency") if name in losses)
             if has_penalty(config) and config.r1_every == 1:
@@ -159,7 +160,7 @@ def penalty_losses(state: TrainingState, part: StepInputs, config: TrainConfig) 
     if config.r1_gamma > 0:
         penalties["r1"] = gradient_penalty(D, part.real)
     if config.r2_gamma > 0:
-        with torch.no_grad(), autocast(config, part.real.device):
+        with torch.no_grad(), autocast(part.real.device, DTYPES[config.precision]):
             fake = state.G(part.z_d)
         penalties["r2"] = gradient_penalty(D, fake)
     return penalties
@@ -176,7 +177,7 @@ def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Los
     with trainable(G):
         parts = list(inputs.parts(config.batch_gpu))
         for part in parts:
-            with autocast(config, part.real.device):
+            with autocast(part.real.device, DTYPES[config.precision]):
                 loss = g_loss(state, part, config)
             (loss / len(parts)).backward()
             totals.add({"loss_g": loss}, loss)
@@ -235,11 +236,6 @@ def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
             del optimizer.found_inf  # type: ignore[attr-defined]
     elif grad_norm.isfinite():
         optimizer.step()
-
-
-def autocast(config: TrainConfig, device: torch.device) -> AbstractContextManager[None]:
-    """bfloat16 where the config asks for it."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
 def sum_of(losses: Iterable[Tensor]) -> Tensor:

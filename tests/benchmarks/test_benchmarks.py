@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from stylenat.benchmarks.rivals import compiled_flex, dense_attention
 from stylenat.benchmarks.timing import measure
 from stylenat.config import load_config
 from stylenat.models import Discriminator, Generator, GeneratorConfig, LevelConfig
+from stylenat.precision import without_tf32
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -86,7 +88,7 @@ def test_a_gpu_is_timed_by_events_over_several_runs(monkeypatch):
     gpu, runs = FakeGpu(), []
     monkeypatch.setattr(torch.cuda, "Event", gpu.event)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.cuda, "device", lambda _: machine.contextmanager(iter)([None]))
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
     seconds = measure(lambda: (runs.append(0), gpu.run()), repeats=4, device=torch.device("cuda"))
     assert seconds.median == pytest.approx(0.004)
     assert len(runs) == timing.WARM_UPS + 1 + 4 * 5  # 20 ms at a time
@@ -147,7 +149,7 @@ def test_tf32_is_off_while_float32_is_measured():
     before = matmul.fp32_precision
     try:
         matmul.fp32_precision = "tf32"
-        with machine.exact_products():
+        with without_tf32():
             assert matmul.fp32_precision == "ieee"
         assert matmul.fp32_precision == "tf32"
     finally:

@@ -1,0 +1,50 @@
+"""How exactly networks compute: the dtypes by their names, autocast, and TF32 on GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+
+from stylenat import choices
+
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
+# Those that networks are trained in; measurements compare them.
+TRAINED = tuple(DTYPES[name] for name in choices.PRECISIONS)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """The dtype as files and options write it: bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Within the block networks compute in `dtype` by autocast; float32 switches it off."""
+    return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def set_tf32(*, allowed: bool) -> None:
+    """Whether float32 products and convolutions on GPUs may round their factors to TF32.
+
+    It holds for the whole process, hence is for training to call at its start.
+    """
+    for switch in _switches():
+        switch.fp32_precision = "tf32" if allowed else "ieee"
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within the block float32 is float32 throughout, whatever the program has set."""
+    before = [switch.fp32_precision for switch in _switches()]
+    set_tf32(allowed=False)
+    try:
+        yield
+    finally:
+        for switch, precision in zip(_switches(), before, strict=True):
+            switch.fp32_precision = precision
+
+
+def _switches() -> tuple[Any, ...]:
+    return torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
