@@ -15,6 +15,7 @@ from torch import Tensor
 from stylenat.ending import hurry, seconds_from
 
 T = TypeVar("T")
+Items = TypeVar("Items", range, Sequence[int], Tensor)
 
 # How long ranks wait for each other: at first, when they load, compile and measure data, and in
 # every later step (see `step_timeout_seconds`).
@@ -37,6 +38,25 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this is the rank that writes files and prints."""
     return rank() == 0
+
+
+def share_of(items: Items, rank: int, world_size: int) -> Items:
+    """What this rank takes of all ranks' items: those at rank, rank + world_size, ..."""
+    assert 0 <= rank < world_size
+    return items[rank::world_size]
+
+
+def own_share(items: Items) -> Items:
+    """What this process takes of all ranks' items."""
+    return share_of(items, rank(), world_size())
+
+
+def interleaved(shares: Sequence[Tensor]) -> Tensor:
+    """All items in their order again, from every rank's share: undoes `share_of`."""
+    items = shares[0].new_empty(sum(len(share) for share in shares), *shares[0].shape[1:])
+    for rank, share in enumerate(shares):
+        share_of(items, rank, len(shares)).copy_(share)
+    return items
 
 
 def _is_joined() -> bool:

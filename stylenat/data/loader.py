@@ -27,6 +27,7 @@ from torch import Tensor
 from stylenat.data.images import ImageError
 from stylenat.data.pool import in_order
 from stylenat.data.source import ImageSource, random_state
+from stylenat.distributed import share_of
 from stylenat.text import listed
 
 Sample = tuple[int, bool]  # index, flipped
@@ -74,8 +75,10 @@ def training_batches(
         raise ValueError(
             f"the batch must be a multiple of the number of ranks: {batch} on {world_size}"
         )
-    assert 0 <= rank < world_size
-    positions = (range(p + rank, p + batch, world_size) for p in itertools.count(start_nimg, batch))
+    positions = (
+        share_of(range(first, first + batch), rank, world_size)
+        for first in itertools.count(start_nimg, batch)
+    )
     reader = _TrainingBatches(source, seed, mirror=mirror, max_bad=max_bad)
     tell = log.warning if rank == 0 else warnings.warn  # the log is rank 0's
     loaded = _load(reader, positions, workers=workers, stopped=stopped)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from stylenat.data import ImageSource, read_batches
-from stylenat.distributed import all_gather, all_reduce_sum_, rank, world_size
+from stylenat.distributed import all_gather, all_reduce_sum_, interleaved, own_share
 from stylenat.metrics.features import FeatureNetwork
 from stylenat.metrics.frechet import Gaussian, Moments
 from stylenat.models import Generator as Network
@@ -74,19 +74,6 @@ class FeatureCollector:
         return Features(int(self.moments.count), gaussian, kept_ND)
 
 
-def own_positions(num: int) -> range:
-    """The positions that this rank sees."""
-    return range(rank(), num, world_size())
-
-
-def interleaved(parts: Sequence[Tensor]) -> Tensor:
-    """Ranks' rows, each at the positions of its rank, in the order of the positions."""
-    whole = parts[0].new_empty(sum(len(part) for part in parts), *parts[0].shape[1:])
-    for first, part in enumerate(parts):
-        whole[first :: len(parts)] = part
-    return whole
-
-
 def collect(
     batches_BHW3: Generator[Tensor, None, None],
     num: int,
@@ -100,7 +87,7 @@ def collect(
     Whatever reads the batches has ended when this returns or raises.
     Raises Stopped, on all ranks, where `stopped` was true on one of them between two batches.
     """
-    positions = own_positions(num)
+    positions = own_share(range(num))
     seen, is_stopped = 0, False
     with closing(batches_BHW3), _bar(description, len(positions)) as advance:
         for images_BHW3 in batches_BHW3:
@@ -128,7 +115,7 @@ def generated(
     network: Network, first_seed: int, num: int, *, batch: int, **settings: Any
 ) -> Generator[Tensor, None, None]:
     """This rank's share of `num` generated images, uint8 [B, H, W, 3]: seeds from `first_seed`."""
-    seeds = [first_seed + position for position in own_positions(num)]
+    seeds = [first_seed + position for position in own_share(range(num))]
     yield from generate(network, seeds, batch=batch, **settings)
 
 
@@ -136,5 +123,4 @@ def read(
     source: ImageSource, indices: Sequence[int], *, batch: int, workers: int
 ) -> Generator[Tensor, None, None]:
     """This rank's share of the data set's images at `indices`, uint8 [B, H, W, 3], in order."""
-    own = [int(indices[position]) for position in own_positions(len(indices))]
-    return read_batches(source, own, batch=batch, workers=workers)
+    return read_batches(source, own_share(indices), batch=batch, workers=workers)

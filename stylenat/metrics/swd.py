@@ -18,8 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylenat.data import ImageSource
-from stylenat.distributed import all_gather, all_reduce_sum_, world_size
-from stylenat.metrics.collect import own_positions
+from stylenat.distributed import all_gather, all_reduce_sum_, own_share, world_size
 
 SMALLEST = 16
 PATCH = 7
@@ -146,7 +145,7 @@ class PatchCollector:
     def level(self, place: int, num: int) -> Tensor:
         """This rank's part of the first `num` images' patches [N, D] at a level, normalised by all
         ranks' mean and deviation; called by all ranks."""
-        taken = self.patches.first(place, len(own_positions(num)))
+        taken = self.patches.first(place, len(own_share(range(num))))
         return normalised(taken.to(self.device))
 
     def counterpart(

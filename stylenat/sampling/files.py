@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ops.checks import check_whole
-from stylenat.distributed import all_gather, is_main, rank, world_size
+from stylenat.distributed import all_gather, interleaved, is_main, own_share
 from stylenat.files import user_path
 from stylenat.models import Generator
 from stylenat.progress import progress_bar
@@ -62,9 +61,9 @@ def write_samples(
         check_sheet(*sheet)
     outdir = user_path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    own_seeds = seeds[rank() :: world_size()]
+    own_seeds = own_share(seeds)
     cells = 0 if sheet is None else min(math.prod(sheet), len(seeds))
-    own_cells = len(range(rank(), cells, world_size()))
+    own_cells = len(own_share(range(cells)))
     side = generator.resolution
     kept = [torch.empty(0, side, side, 3, dtype=torch.uint8)]
     settings: dict[str, Any] = {"truncation_psi": truncation_psi, "dtype": dtype, "scheme": scheme}
@@ -79,15 +78,7 @@ def write_samples(
             advance(len(images_BHW3))
     if sheet is not None:
         own_NHW3 = torch.cat(kept).to(generator.const.device)
-        _write_sheet(own_NHW3, cells, sheet, outdir / "grid.png")
-
-
-def _write_sheet(own_NHW3: Tensor, cells: int, sheet: tuple[int, int], path: Path) -> None:
-    """Rank r holds the images at positions r, r + world_size, ... of `cells`."""
-    parts = all_gather(own_NHW3)
-    if not is_main():
-        return
-    images_NHW3 = own_NHW3.new_empty(cells, *own_NHW3.shape[1:])
-    for first, part_NHW3 in enumerate(parts):
-        images_NHW3[first :: len(parts)] = part_NHW3
-    save_sheet(contact_sheet(images_NHW3.cpu(), *sheet), path)
+        shares = all_gather(own_NHW3)
+        if is_main():
+            sheet_HW3 = contact_sheet(interleaved(shares).cpu(), *sheet)
+            save_sheet(sheet_HW3, outdir / "grid.png")

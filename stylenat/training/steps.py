@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from stylenat.augment import AUGMENT_DRAWS, augment
 from stylenat.config import TrainConfig
-from stylenat.distributed import all_reduce_mean_, rank, world_size
+from stylenat.distributed import all_reduce_mean_, own_share, world_size
 from stylenat.losses import (
     consistency_loss,
     gradient_penalty,
@@ -74,7 +74,7 @@ def step_inputs(real: Tensor, *, seed: int, step: int, z_dim: int) -> StepInputs
         torch.rand(batch, AUGMENT_DRAWS, generator=generator) for _ in range(2)
     )
     mine = (
-        tensor[rank() :: world_size()].to(real.device, non_blocking=True)
+        own_share(tensor).to(real.device, non_blocking=True)
         for tensor in (z_d, z_g, real_draws, fake_draws)
     )
     return StepInputs(real, *mine)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from stylenat import distributed
 from stylenat.config import TrainConfig
 from stylenat.training import steps
 from stylenat.training.start import prepare_torch
@@ -156,9 +157,10 @@ def test_latents_depend_on_seed_and_step_alone():
 
 def test_ranks_share_the_latents_of_one_batch(monkeypatch):
     one = step_inputs(torch.zeros(8, 3, 16, 16), seed=0, step=3, z_dim=8)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(steps, "world_size", lambda: 2)
     for rank in range(2):
-        monkeypatch.setattr(steps, "rank", lambda rank=rank: rank)
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
         share = step_inputs(torch.zeros(4, 3, 16, 16), seed=0, step=3, z_dim=8)
         assert torch.equal(share.z_g, one.z_g[rank::2])
         assert torch.equal(share.fake_draws, one.fake_draws[rank::2])
