@@ -18,6 +18,7 @@ from stylenat.benchmarks.timing import (
 )
 from stylenat.benchmarks.work import attention_flop, counted_flop
 from stylenat.config import RunConfig
+from stylenat.data.plan import BatchPlan
 from stylenat.models.pixels import from_uint8
 from stylenat.precision import DTYPES, autocast, without_tf32
 from stylenat.training.start import prepare_torch
@@ -151,6 +152,7 @@ class Step:
 
     def __init__(self, config: RunConfig, batch: int, device: torch.device) -> None:
         train = dataclasses.replace(config.train, batch=batch, batch_gpu=None)
+        self.plan = BatchPlan(batch)
         self.config = dataclasses.replace(config, train=train)
         self.device = device
         self.state = new_state(self.config, device)
@@ -209,7 +211,8 @@ class Step:
         config = self.config
         pixels_BHW3 = self.pixels_BHW3.to(self.device, non_blocking=True)
         real = from_uint8(pixels_BHW3, config.model.generator.pixel_space)
-        return step_inputs(real, seed=config.train.seed, step=0, z_dim=config.model.generator.z_dim)
+        z_dim = config.model.generator.z_dim
+        return step_inputs(real, self.plan, seed=config.train.seed, step=0, z_dim=z_dim)
 
     def adam(self) -> None:
         """Both optimizers with gradients of zero: as much work as any."""

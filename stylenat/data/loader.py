@@ -25,9 +25,9 @@ import torch
 from torch import Tensor
 
 from stylenat.data.images import ImageError
+from stylenat.data.plan import BatchPlan
 from stylenat.data.pool import in_order
 from stylenat.data.source import ImageSource, random_state
-from stylenat.distributed import share_of
 from stylenat.text import listed
 
 Sample = tuple[int, bool]  # index, flipped
@@ -71,13 +71,9 @@ def training_batches(
     ):
         if value < least:
             raise ValueError(f"{name} must be at least {least}: {value}")
-    if batch % world_size:
-        raise ValueError(
-            f"the batch must be a multiple of the number of ranks: {batch} on {world_size}"
-        )
+    plan = BatchPlan(batch, rank=rank, world_size=world_size)
     positions = (
-        share_of(range(first, first + batch), rank, world_size)
-        for first in itertools.count(start_nimg, batch)
+        plan.own_share(range(first, first + batch)) for first in itertools.count(start_nimg, batch)
     )
     reader = _TrainingBatches(source, seed, mirror=mirror, max_bad=max_bad)
     tell = log.warning if rank == 0 else warnings.warn  # the log is rank 0's

@@ -12,10 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stylenat.augment import AUGMENT_DRAWS, augment
 from stylenat.config import RunConfig, TrainConfig, to_dict
-from stylenat.distributed import world_size
 from stylenat.models import Discriminator, Generator
 from stylenat.precision import DTYPES, autocast
-from stylenat.training.start import check_batch, open_training_images
+from stylenat.training.start import open_training_images, plan_of
 from stylenat.training.state import TrainingState, state_of
 from stylenat.training.steps import StepInputs, d_losses, g_loss, penalty_losses
 
@@ -25,27 +24,25 @@ def describe_run(config: RunConfig) -> str:
 
     Raises ValueError and OSError as training would at its start.
     """
-    check_batch(config)
+    plan = plan_of(config)
     source = open_training_images(config)
-    train, ranks = config.train, world_size()
-    share = train.batch // ranks
-    part = share if train.batch_gpu is None else min(train.batch_gpu, share)
+    train = config.train
     with FakeTensorMode():
         state = fake_state(config)
         counts = [sum(p.numel() for p in network.parameters()) for network in (state.G, state.D)]
-        fixed, activations = state_bytes(*counts), activation_bytes(state, train, part)
+        fixed, activations = state_bytes(*counts), activation_bytes(state, train, plan.per_pass)
     settings = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=100)
     return "\n".join(
         (
             settings,
             f"data     {source.describe()}",
             f"G, D     {counts[0] / 1e6:.3f} M, {counts[1] / 1e6:.3f} M parameters",
-            f"a step   {train.batch} images: {ranks} x {share // part} x {part} "
+            f"a step   {plan.batch} images: {plan.world_size} x {plan.passes} x {plan.per_pass} "
             "(ranks, parts one after another, images at once)",
-            f"the run  {-(-train.total_nimg // train.batch):,} steps, {train.total_kimg:g} kimg",
+            f"the run  {-(-train.total_nimg // plan.batch):,} steps, {train.total_kimg:g} kimg",
             f"memory   about {(fixed + activations) / 1e9:.2f} GB a rank: {fixed / 1e9:.2f} for "
             f"networks, gradients and Adam, {activations / 1e9:.2f} for activations "
-            f"({activations / part / 1e9:.3f} an image)",
+            f"({activations / plan.per_pass / 1e9:.3f} an image)",
         )
     )
 

@@ -13,15 +13,14 @@ import torch
 
 from stylenat.config import RunConfig
 from stylenat.data import ImageSource, Interrupted, training_batches
+from stylenat.data.plan import BatchPlan
 from stylenat.distributed import (
     START_TIMEOUT_SECONDS,
     is_main,
     leave_alone,
-    rank,
     run_on_main,
     set_timeout,
     step_timeout_seconds,
-    world_size,
 )
 from stylenat.ending import unhurried
 from stylenat.files import check_can_fill
@@ -41,11 +40,11 @@ from stylenat.training.run_folder import RunFolder
 from stylenat.training.services import Services
 from stylenat.training.start import (
     Start,
-    check_batch,
     identity_of,
     make_evaluator,
     newest_state,
     open_training_images,
+    plan_of,
     prepare_torch,
     warn_of_other_data,
 )
@@ -66,7 +65,7 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
     where it can no longer save.
     """
     # What can be wrong is found out first.
-    check_batch(config)
+    plan = plan_of(config)
     step_seconds = step_timeout_seconds()
     run_on_main(lambda: check_can_fill(run_dir))
     source = open_training_images(config)
@@ -87,18 +86,18 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         data = run_on_main(lambda: identity_of(source))
         warn_of_other_data(start.data, data)
 
-        run = Run(config, folder, source, evaluate, start, bar, data)
+        run = Run(config, plan, folder, source, evaluate, start, bar, data)
         stack.callback(run.services.close)
         run.announce()
         stop = stack.enter_context(stop_signals())
         batches = training_batches(
             source,
             seed=config.train.seed,
-            batch=config.train.batch,
+            batch=plan.batch,
             start_nimg=start.state.nimg,
             mirror=config.data.mirror,
-            rank=rank(),
-            world_size=world_size(),
+            rank=plan.rank,
+            world_size=plan.world_size,
             workers=config.data.workers,
             max_bad=config.data.max_bad,
             pin_memory=device.type == "cuda",
@@ -124,6 +123,7 @@ class Run:
     def __init__(
         self,
         config: RunConfig,
+        plan: BatchPlan,
         folder: RunFolder,
         source: ImageSource,
         evaluate: Evaluator | None,
@@ -131,7 +131,8 @@ class Run:
         bar: Bar,
         data: dict[str, Any],
     ) -> None:
-        self.config, self.folder, self.source, self.evaluate = config, folder, source, evaluate
+        self.config, self.plan, self.folder = config, plan, folder
+        self.source, self.evaluate = source, evaluate
         self.state, self.bar = start.state, bar
         self.averages, self.clock = Averages(), Clock(start.seconds)
         self.watch = Watch(config, folder, source)
@@ -188,7 +189,9 @@ class Run:
         config, state = self.config.train, self.state
         pixels_BHW3 = pixels_BHW3.to(self.device, non_blocking=True)
         real = from_uint8(pixels_BHW3, self.config.model.generator.pixel_space)
-        inputs = step_inputs(real, seed=config.seed, step=state.step, z_dim=state.G.z_dim)
+        inputs = step_inputs(
+            real, self.plan, seed=config.seed, step=state.step, z_dim=state.G.z_dim
+        )
         set_learning_rates(state, config)
 
         losses = d_step(state, inputs, config)
@@ -199,8 +202,8 @@ class Run:
         self.watch.record(state.step, losses)
 
         state.step += 1
-        state.nimg += config.batch
-        update_average(state, config, config.batch)
+        state.nimg += self.plan.batch
+        update_average(state, config, self.plan.batch)
         self.bar.move(state.nimg)
 
     @property
@@ -217,7 +220,7 @@ class Run:
 
     def has_passed(self, every_nimg: float) -> bool:
         """Whether the last step reached a multiple of `every_nimg` images."""
-        nimg, batch = self.state.nimg, self.config.train.batch
+        nimg, batch = self.state.nimg, self.plan.batch
         return nimg // every_nimg > (nimg - batch) // every_nimg
 
     def log_statistics(self) -> None:
@@ -290,8 +293,8 @@ class Run:
             log.info("data: %s", sentence)
         log.info(
             "%d images per step on %d x %s, %s, to %g kimg, in %s",
-            config.batch,
-            world_size(),
+            self.plan.batch,
+            self.plan.world_size,
             self.device.type,
             config.precision,
             config.total_kimg,

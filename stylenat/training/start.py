@@ -9,7 +9,8 @@ import torch
 
 from stylenat.config import RunConfig
 from stylenat.data import ImageSource, open_images
-from stylenat.distributed import run_on_main, world_size
+from stylenat.data.plan import BatchPlan
+from stylenat.distributed import rank, run_on_main, world_size
 from stylenat.metrics import Evaluator
 from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.precision import set_tf32
@@ -31,25 +32,15 @@ class Start(NamedTuple):
     data: dict[str, Any]
 
 
-def check_batch(config: RunConfig) -> None:
-    """Raises ValueError unless ranks, `batch_gpu` and D's stddev groups divide the batch."""
-    batch, ranks, batch_gpu = config.train.batch, world_size(), config.train.batch_gpu
-    if batch % ranks:
-        raise ValueError(f"train.batch must be a multiple of the ranks: {batch} images, {ranks}")
-    share = batch // ranks
-    if batch_gpu is not None and share % min(batch_gpu, share):
-        raise ValueError(
-            f"train.batch_gpu must divide a rank's share of train.batch: {batch_gpu} against "
-            f"{share} images"
-        )
-    part = share if batch_gpu is None else min(batch_gpu, share)
-    group = min(part, config.model.discriminator.stddev_group)
-    if part % group:
-        raise ValueError(
-            "the images that a rank sees at once must be a multiple of "
-            f"model.discriminator.stddev_group: {part} against {group}; change train.batch or "
-            "train.batch_gpu"
-        )
+def plan_of(config: RunConfig) -> BatchPlan:
+    """How a step's images are dealt to the ranks that there are. Raises ValueError as BatchPlan."""
+    return BatchPlan(
+        config.train.batch,
+        config.train.batch_gpu,
+        config.model.discriminator.stddev_group,
+        rank(),
+        world_size(),
+    )
 
 
 def open_training_images(config: RunConfig) -> ImageSource:

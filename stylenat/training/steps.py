@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from stylenat.augment import AUGMENT_DRAWS, augment
 from stylenat.config import TrainConfig
-from stylenat.distributed import all_reduce_mean_, own_share, world_size
+from stylenat.data.plan import BatchPlan
+from stylenat.distributed import all_reduce_mean_, share_of
 from stylenat.losses import (
     consistency_loss,
     gradient_penalty,
@@ -53,31 +54,28 @@ class StepInputs:
     z_g: Tensor  # [B, Z], G's step
     real_draws: Tensor  # [B, AUGMENT_DRAWS]
     fake_draws: Tensor
+    passes: int = field(default=1, kw_only=True)
 
-    def __len__(self) -> int:
-        return len(self.real)
-
-    def parts(self, batch_gpu: int | None) -> Iterator[StepInputs]:
-        """The inputs in equal parts of at most `batch_gpu` images, strided as the ranks are."""
-        count = 1 if batch_gpu is None else -(-len(self) // batch_gpu)
+    def parts(self) -> Iterator[StepInputs]:
+        """The inputs of each pass: equally many images, dealt as they are to the ranks."""
         tensors = (self.real, self.z_d, self.z_g, self.real_draws, self.fake_draws)
-        for first in range(count):
-            yield StepInputs(*(tensor[first::count] for tensor in tensors))
+        for index in range(self.passes):
+            yield StepInputs(*(share_of(tensor, index, self.passes) for tensor in tensors))
 
 
-def step_inputs(real: Tensor, *, seed: int, step: int, z_dim: int) -> StepInputs:
+def step_inputs(real: Tensor, plan: BatchPlan, *, seed: int, step: int, z_dim: int) -> StepInputs:
     """The inputs of step `step` around this rank's real images."""
-    batch = len(real) * world_size()
+    assert len(real) == plan.per_rank
     generator = step_generator(seed, step)
-    z_d, z_g = (torch.randn(batch, z_dim, generator=generator) for _ in range(2))
+    z_d, z_g = (torch.randn(plan.batch, z_dim, generator=generator) for _ in range(2))
     real_draws, fake_draws = (
-        torch.rand(batch, AUGMENT_DRAWS, generator=generator) for _ in range(2)
+        torch.rand(plan.batch, AUGMENT_DRAWS, generator=generator) for _ in range(2)
     )
     mine = (
-        own_share(tensor).to(real.device, non_blocking=True)
+        plan.own_share(tensor).to(real.device, non_blocking=True)
         for tensor in (z_d, z_g, real_draws, fake_draws)
     )
-    return StepInputs(real, *mine)
+    return StepInputs(real, *mine, passes=plan.passes)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -92,7 +90,7 @@ def d_step(
     """D's step: the adversarial loss, and consistency under `augment(images, draws)`."""
     D, totals = state.D, Totals()
     with trainable(D):
-        parts = list(inputs.parts(config.batch_gpu))
+        parts = list(inputs.parts())
         for part in parts:
             with autocast(part.real.device, DTYPES[config.precision]):
                 losses = d_losses(state, part, config, augment)
@@ -138,7 +136,7 @@ def penalty_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) 
     """D's gradient penalty as a step of its own, weighted by the steps that it stands for."""
     D, totals = state.D, Totals()
     with trainable(D):
-        parts = list(inputs.parts(config.batch_gpu))
+        parts = list(inputs.parts())
         for part in parts:
             penalties = penalty_losses(state, part, config)
             loss = config.r1_every * weighted_penalty(penalties, config)
@@ -175,7 +173,7 @@ def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Los
     """G's step; D stays as it is, but for its spectral norm."""
     G, totals = state.G, Totals()
     with trainable(G):
-        parts = list(inputs.parts(config.batch_gpu))
+        parts = list(inputs.parts())
         for part in parts:
             with autocast(part.real.device, DTYPES[config.precision]):
                 loss = g_loss(state, part, config)

@@ -354,7 +354,7 @@ def test_four_processes_forked_or_spawned_see_what_one_sees(tmp_path, method):
         ({"batch": 0}, "batch must be at least 1: 0"),
         (
             {"batch": 5, "world_size": 2},
-            "must be a multiple of the number of ranks: 5 on 2",
+            "must be a multiple of the ranks: 5 images, 2",
         ),
         ({"seed": -1}, "seed must be at least 0: -1"),
         ({"start_nimg": -1}, "start_nimg must be at least 0: -1"),

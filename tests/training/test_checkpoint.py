@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from stylenat.data.plan import BatchPlan
 from stylenat.training import checkpoint
 from stylenat.training.checkpoint import (
     checkpoints,
@@ -85,7 +86,7 @@ def stepped_state(steps: int = 2):
     state = new_state(config, CPU)
     for step in range(steps):
         real = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(step))
-        batch = step_inputs(real, seed=0, step=step, z_dim=8)
+        batch = step_inputs(real, BatchPlan(8), seed=0, step=step, z_dim=8)
         d_step(state, batch, config.train)
         g_step(state, batch, config.train)
         state.step, state.nimg = state.step + 1, state.nimg + 8

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from stylenat.data.plan import BatchPlan
 from stylenat.models import Generator
 from stylenat.training.dry_run import activation_bytes, fake_state, recomputed_bytes
 from stylenat.training.start import prepare_torch
@@ -58,7 +59,7 @@ def test_compiled_networks_take_the_steps_of_eager_ones():
         prepare_torch(config, state)
         real = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(5))
         for step in range(2):
-            inputs = step_inputs(real, seed=0, step=step, z_dim=8)
+            inputs = step_inputs(real, BatchPlan(8), seed=0, step=step, z_dim=8)
             losses = d_step(state, inputs, config.train)
             penalty_step(state, inputs, config.train)
             losses |= g_step(state, inputs, config.train)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from stylenat import distributed
 from stylenat.config import TrainConfig
-from stylenat.training import steps
+from stylenat.data.plan import BatchPlan
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import (
     TrainingState,
@@ -32,7 +31,7 @@ def state_and_inputs(batch: int = 8, **train: object) -> tuple:
     config = tiny(train={"batch": batch, **train})
     state = new_state(config, CPU)
     real = torch.randn(batch, 3, 16, 16, generator=torch.Generator().manual_seed(5))
-    return state, step_inputs(real, seed=0, step=0, z_dim=8), config.train
+    return state, step_inputs(real, BatchPlan(len(real)), seed=0, step=0, z_dim=8), config.train
 
 
 def without_spectral_norm(state: TrainingState) -> TrainingState:
@@ -77,9 +76,9 @@ def test_accumulated_parts_step_as_the_whole_batch(loss, r1_every):
     settings = {"loss": loss, "r1_every": r1_every, "r2_gamma": 1.0}
     state, batch, config = state_and_inputs(16, **settings)
     whole, parts = without_spectral_norm(state), copy.deepcopy(state)
-    in_parts = dataclasses.replace(config, batch_gpu=4)
+    batch_in_parts = dataclasses.replace(batch, passes=4)
     for step in (d_step, penalty_step, g_step):
-        losses, part_losses = step(whole, batch, config), step(parts, batch, in_parts)
+        losses, part_losses = step(whole, batch, config), step(parts, batch_in_parts, config)
         assert losses.keys() == part_losses.keys()
         for name in losses:
             assert part_losses[name].item() == pytest.approx(losses[name].item(), rel=1e-4), name
@@ -141,35 +140,34 @@ def test_parameters_take_gradients_only_within_the_block():
 
 def test_latents_depend_on_seed_and_step_alone():
     real = torch.zeros(4, 3, 16, 16)
-    first = step_inputs(real, seed=0, step=3, z_dim=8)
+    first = step_inputs(real, BatchPlan(len(real)), seed=0, step=3, z_dim=8)
     torch.manual_seed(99)
-    again = step_inputs(real, seed=0, step=3, z_dim=8)
+    again = step_inputs(real, BatchPlan(len(real)), seed=0, step=3, z_dim=8)
     assert torch.equal(first.z_d, again.z_d)
     assert torch.equal(first.real_draws, again.real_draws)
     for other in (
-        step_inputs(real, seed=0, step=4, z_dim=8),
-        step_inputs(real, seed=1, step=3, z_dim=8),
+        step_inputs(real, BatchPlan(len(real)), seed=0, step=4, z_dim=8),
+        step_inputs(real, BatchPlan(len(real)), seed=1, step=3, z_dim=8),
     ):
         assert not torch.equal(first.z_g, other.z_g)
     assert not torch.equal(first.z_d, first.z_g)
     assert not torch.equal(first.real_draws, first.fake_draws)
 
 
-def test_ranks_share_the_latents_of_one_batch(monkeypatch):
-    one = step_inputs(torch.zeros(8, 3, 16, 16), seed=0, step=3, z_dim=8)
-    monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    monkeypatch.setattr(steps, "world_size", lambda: 2)
+def test_ranks_share_the_latents_of_one_batch():
+    one = step_inputs(torch.zeros(8, 3, 16, 16), BatchPlan(8), seed=0, step=3, z_dim=8)
     for rank in range(2):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        share = step_inputs(torch.zeros(4, 3, 16, 16), seed=0, step=3, z_dim=8)
+        plan = BatchPlan(8, rank=rank, world_size=2)
+        share = step_inputs(torch.zeros(4, 3, 16, 16), plan, seed=0, step=3, z_dim=8)
         assert torch.equal(share.z_g, one.z_g[rank::2])
         assert torch.equal(share.fake_draws, one.fake_draws[rank::2])
 
 
 def test_parts_hold_every_image_once():
-    batch = step_inputs(torch.arange(12.0).view(12, 1, 1, 1), seed=0, step=0, z_dim=8)
-    parts = list(batch.parts(4))
-    assert [len(part) for part in parts] == [4, 4, 4]
+    real = torch.arange(12.0).view(12, 1, 1, 1)
+    batch = step_inputs(real, BatchPlan(12, batch_gpu=4), seed=0, step=0, z_dim=8)
+    parts = list(batch.parts())
+    assert [len(part.real) for part in parts] == [4, 4, 4]
     assert sorted(torch.cat([part.real for part in parts]).flatten().tolist()) == list(range(12))
 
 
@@ -243,7 +241,7 @@ def test_compiled_networks_leave_the_penalty_to_eager_mode(monkeypatch):
     state = new_state(config, CPU)
     prepare_torch(config, state)
     real = torch.zeros(8, 3, 16, 16)
-    batch = step_inputs(real, seed=0, step=0, z_dim=8)
+    batch = step_inputs(real, BatchPlan(len(real)), seed=0, step=0, z_dim=8)
     d_step(state, batch, config.train)
     assert len(compiled) == 5  # G, then D of fake, real, T(fake), T(real)
     penalty_step(state, batch, config.train)
