@@ -22,7 +22,7 @@ from PIL import Image
 from stylenat.data.images import ImageError, RefusedImage, decode
 from stylenat.data.source import ImageSource, hashed, hashed_bytes
 from stylenat.files import cache_folder, private_folder, replacing
-from stylenat.progress import track
+from stylenat.progress import progress_bar
 
 DATABASE = "data.mdb"
 LENGTH = b"length"
@@ -223,13 +223,11 @@ def _warn_that_keys_are_not_kept(path: str, reason: str) -> None:
 
 
 def _read_keys(path: str, *, entries: int) -> Keys:
-    with reading(path) as transaction:
-        keys = list(
-            track(
-                transaction.cursor().iternext(values=False),
-                f"Reading the keys of {Path(path).name}",
-                entries,
-            )
-        )
+    keys = []
+    description = f"Reading the keys of {Path(path).name}"
+    with reading(path) as transaction, progress_bar(description, entries) as advance:
+        for key in transaction.cursor().iternext(values=False):
+            keys.append(key)
+            advance(1)
     ends = np.cumsum([len(key) for key in keys], dtype=np.int64)
     return Keys(np.frombuffer(b"".join(keys), np.uint8), ends)

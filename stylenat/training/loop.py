@@ -29,8 +29,8 @@ from stylenat.models.pixels import from_uint8
 from stylenat.training.outputs import Outputs
 from stylenat.training.report import (
     Averages,
-    Bar,
     Clock,
+    TrainingBar,
     lasting_stderr,
     line_of,
     logging_to,
@@ -77,7 +77,8 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         run_on_main(lambda: folder.open(config))
 
         stack.enter_context(lasting_stderr())
-        bar = stack.enter_context(Bar(config.train.total_nimg))
+        bar = TrainingBar(config.train.total_nimg)
+        stack.enter_context(bar)
         stack.enter_context(logging_to(folder, bar))
         run_on_main(lambda: folder.clean(keep_checkpoints=config.train.keep_checkpoints))
         start = newest_state(config, folder, device)
@@ -128,7 +129,7 @@ class Run:
         source: ImageSource,
         evaluate: Evaluator | None,
         start: Start,
-        bar: Bar,
+        bar: TrainingBar,
         data: dict[str, Any],
     ) -> None:
         self.config, self.plan, self.folder = config, plan, folder
@@ -204,7 +205,7 @@ class Run:
         state.step += 1
         state.nimg += self.plan.batch
         update_average(state, config, self.plan.batch)
-        self.bar.move(state.nimg)
+        self.bar.show(state.nimg)
 
     @property
     def is_last(self) -> bool:
@@ -239,7 +240,7 @@ class Run:
             "memory_gb": peak_memory_gb(self.device),
         }
         line = line_of(entry, self.config.train.total_nimg)
-        self.bar.move(state.nimg, line.split("  ", 1)[1].rsplit("  ", 1)[0])
+        self.bar.show(state.nimg, text=line.split("  ", 1)[1].rsplit("  ", 1)[0])
         log.debug(line)
         if is_main():
             self.folder.append_stats(entry)

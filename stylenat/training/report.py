@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stylenat.distributed import all_reduce_sum_, is_main
 from stylenat.files import LastingFile, LastingStream
+from stylenat.progress import Bar
 from stylenat.training.run_folder import RunFolder
 
 
@@ -51,7 +52,7 @@ class Averages:
 
 
 @contextmanager
-def logging_to(folder: RunFolder, bar: Bar) -> Iterator[None]:
+def logging_to(folder: RunFolder, bar: TrainingBar) -> Iterator[None]:
     """Rank 0's log: to log.txt with the time, and to the bar's terminal or standard error.
 
     Statistics are at the level DEBUG: a live bar shows them itself.
@@ -101,47 +102,34 @@ def lasting_stderr() -> Iterator[None]:
         sys.stderr = before
 
 
-class Bar:
-    """The live line: images, images/s, losses, memory, time left. Silent but on a terminal."""
+class TrainingBar(Bar):
+    """The live line of a run: images, losses, speed, memory, time left."""
 
     def __init__(self, total_nimg: int) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-        self.console = Console(stderr=True)
-        self.is_live = self.console.is_terminal and is_main()
-        self.progress = Progress(
+        self.total_nimg = total_nimg
+        columns = (
             TextColumn("{task.fields[count]}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[text]}"),
             TimeRemainingColumn(),
             TextColumn("left"),
-            console=self.console,
-            disable=not self.is_live,
         )
-        self.total_nimg = total_nimg
-        self.task = self.progress.add_task("", total=total_nimg, count=self._count(0), text="")
+        super().__init__(total_nimg, *columns, count=self._count(0), text="")
 
     def _count(self, nimg: int) -> str:
         return f"{nimg / 1000:.1f}/{self.total_nimg / 1000:g} kimg"
 
-    def __enter__(self) -> Bar:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def move(self, nimg: int, text: str | None = None) -> None:
-        self.progress.update(self.task, completed=nimg, count=self._count(nimg))
-        if text is not None:
-            self.progress.update(self.task, text=text)
+    def show(self, nimg: int, **text: str) -> None:
+        """Move to `nimg` images; `text`, if it is given, replaces the text of the line."""
+        self.move(nimg, count=self._count(nimg), **text)
 
     def handler(self) -> logging.Handler:
-        """Messages go above the bar where there is one, else to standard error."""
+        """Messages go above the bar if it is live, otherwise to standard error."""
         if not self.is_live:
             return logging.StreamHandler(sys.stderr)
-        console = self.progress.console
+        console = self.console
 
         class AboveTheBar(logging.Handler):
             def emit(self, record: logging.LogRecord) -> None:
