@@ -30,7 +30,7 @@ LAYERS = (
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
     ("stylenat.distributed",),
     ("stylenat.ending", "stylenat.untrusted", "stylenat.precision"),
-    ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices"),
+    ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices", "stylenat.layout"),
     ("stylenat.memory",),
     ("ops",),
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,14 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stylenat.data.images import EXTENSIONS
+from stylenat.layout import CHECKPOINTS, SAMPLES, SHEET_NAME, SNAPSHOTS, RunPaths
 from stylenat.marks import READ_BYTES, is_marked
 from stylenat.text import listed, printable
 
 INDEX = "dataset.json"
-
-# The names that `stylenat sample` and a run give to their contact sheets and curves.
-_SHEET_NAME = re.compile(r"(grid|reals|progress|\d{9})\.png")
-_RUN_FOLDERS = ("samples", "checkpoints", "snapshots")
 
 
 def normal(name: str) -> str:
@@ -62,7 +58,7 @@ class Listing:
             self.unused_indices.append(name)
         elif extension(plain) not in EXTENSIONS:
             self.others[extension(plain)] += 1
-        elif _SHEET_NAME.fullmatch(file) and is_marked(first_bytes(name)):
+        elif SHEET_NAME.fullmatch(file) and is_marked(first_bytes(name)):
             self.sheets.append(name)
         else:
             self.images.append(name)
@@ -144,9 +140,8 @@ def _identity(folder: Path) -> tuple[int, int]:
 def is_run_folder(folder: Path) -> bool:
     """Whether `stylenat train` made it."""
     try:
-        return (folder / "config.yaml").is_file() and (
-            (folder / "checkpoints").is_dir() or (folder / "stats.jsonl").is_file()
-        )
+        run = RunPaths(folder)
+        return run.config.is_file() and (run.checkpoints.is_dir() or run.stats.is_file())
     except OSError:  # as of a folder that can't be entered
         return False
 
@@ -155,7 +150,7 @@ def refuse_run_folder(path: str, folder: Path) -> None:
     """Raises ValueError for the folder of a run, and for those that a run makes in it."""
     whole = Path(os.path.abspath(folder))  # noqa: PTH100 (links stay: their names are the user's)
     resolved = folder.resolve()
-    parents = [p.parent for p in (whole, resolved) if p.name in _RUN_FOLDERS]
+    parents = [p.parent for p in (whole, resolved) if p.name in (SAMPLES, CHECKPOINTS, SNAPSHOTS)]
     if any(map(is_run_folder, (folder, *parents))):
         raise ValueError(
             f"{printable(path)} is the folder of a training run and no data set: its pictures are "

@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image
 
+from stylenat import layout
 from stylenat.data.images import ImageError, RefusedImage, decode, refuse_bytes
 from stylenat.data.labels import Labels, match_labels
 from stylenat.data.listing import INDEX, Listing, list_folder, normal
@@ -202,12 +203,14 @@ def _folders(name: str) -> Iterator[str]:
 def _run_folders(members: Sequence[str]) -> set[str]:
     """The folders of a zip that `stylenat train` made."""
     configs, others = set(), set()
-    has_config = any(name.endswith("config.yaml") for name in members)
+    has_config = any(name.endswith(layout.CONFIG) for name in members)
     for name in map(normal, members if has_config else ()):
         folder, _, file = name.rpartition("/")
-        if file == "config.yaml":
+        if file == layout.CONFIG:
             configs.add(folder)
-        elif file == "stats.jsonl":
+        elif file == layout.STATS:
             others.add(folder)
-        others.update(f.rpartition("/")[0] for f in _folders(name) if f.endswith("/checkpoints"))
+        others.update(
+            f.rpartition("/")[0] for f in _folders(name) if f.endswith(f"/{layout.CHECKPOINTS}")
+        )
     return (configs & others) - {""}

@@ -10,6 +10,7 @@ from torch import Tensor
 from stylenat import __version__
 from stylenat.config import RunConfig, load_config
 from stylenat.export import build_network
+from stylenat.layout import RunPaths
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.generator import Generator
 from stylenat.text import printable, shown
@@ -62,7 +63,7 @@ def network_of_state(
 
 
 def _config_of_run(path: Path) -> RunConfig:
-    file = path.absolute().parent.parent / "config.yaml"
+    file = RunPaths(path.absolute().parent.parent).config
     if not file.is_file():
         raise ValueError(
             f"{path} is a training state, which does not say what its networks are: leave it in "

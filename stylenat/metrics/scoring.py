@@ -13,6 +13,7 @@ from stylenat.config import load_run_config
 from stylenat.data import ImageSource, open_images
 from stylenat.data.opening import FACES
 from stylenat.files import user_path
+from stylenat.layout import RunPaths
 from stylenat.metrics.evaluate import Evaluator, check_settings
 from stylenat.metrics.scores import Scores
 from stylenat.sampling import compile_synthesis, is_model, load_model
@@ -42,7 +43,7 @@ def protocol_of(model: str, **given: object) -> Protocol:
     run = run_of(model)
     if run is None:
         return replace(Protocol(), **given)  # type: ignore[arg-type]
-    config = load_run_config(run / "config.yaml")
+    config = load_run_config(run.config)
     own = Protocol(
         data_seed=config.data.seed,
         metrics=config.metrics.names or Protocol.metrics,
@@ -56,12 +57,12 @@ def protocol_of(model: str, **given: object) -> Protocol:
     return replace(own, **given)  # type: ignore[arg-type]
 
 
-def run_of(model: str) -> Path | None:
+def run_of(model: str) -> RunPaths | None:
     """The run folder that `model` is, or whose snapshot or checkpoint it is."""
     path = user_path(model)
-    for folder in (path, path.parent.parent):
-        if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
-            return folder
+    for run in (RunPaths(path), RunPaths(path.parent.parent)):
+        if run.config.is_file() and run.checkpoints.is_dir():
+            return run
     return None
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 
+from stylenat import layout
 from stylenat.choices import SNAPSHOTS
 from stylenat.export import as_device
 from stylenat.export import load_generator as load_export
 from stylenat.files import naming, user_path
+from stylenat.layout import RunPaths, numbered
 from stylenat.legacy import convert_checkpoint
 from stylenat.models import Generator
 from stylenat.untrusted import ZIP_MAGIC
@@ -72,18 +74,19 @@ def model_file(path: str | Path, *, which: str = "best") -> Path:
     if not path.is_dir():
         return path
     if _is_part_of_run(path):
-        run = path.absolute().parent
-        raise ValueError(f"{path} is a part of a run: give one of its files, or the run, {run}")
+        raise ValueError(
+            f"{path} is a part of a run: give one of its files, or the run, "
+            f"{path.absolute().parent}"
+        )
     if not _is_run(path):
         raise ValueError(f"{path} is a folder, but no run: it holds no config.yaml")
-    folder = path / "snapshots"
-    best = folder / "best.safetensors"
-    if which == "best" and best.is_file():
-        return best
-    numbered = [file for file in folder.glob("*.safetensors") if file.stem.isdecimal()]
-    if not numbered:
-        raise ValueError(f"{path} is a run without a model yet: no {folder}/*.safetensors")
-    return max(numbered, key=lambda file: int(file.stem))
+    run = RunPaths(path)
+    if which == "best" and run.best.is_file():
+        return run.best
+    snapshots = numbered(run.snapshots, ".safetensors")
+    if not snapshots:
+        raise ValueError(f"{path} is a run without a model yet: no {run.snapshots}/*.safetensors")
+    return snapshots[0]
 
 
 def is_model(path: str | Path) -> bool:
@@ -95,10 +98,10 @@ def is_model(path: str | Path) -> bool:
 
 
 def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file()
+    return RunPaths(path).config.is_file()
 
 
 def _is_part_of_run(path: Path) -> bool:
     """Whether a folder is a run's with its snapshots or its training states."""
     place = path.absolute()
-    return place.name in ("snapshots", "checkpoints") and _is_run(place.parent)
+    return place.name in (layout.SNAPSHOTS, layout.CHECKPOINTS) and _is_run(place.parent)

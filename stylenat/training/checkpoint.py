@@ -16,6 +16,7 @@ import torch
 
 from stylenat import __version__
 from stylenat.files import naming, replacing, sha256_of
+from stylenat.layout import numbered, numbered_name
 from stylenat.legacy.training_state import FORMAT
 from stylenat.untrusted import load_untrusted
 
@@ -31,7 +32,7 @@ def save_checkpoint(folder: Path, content: dict[str, Any], *, keep: int) -> Path
     The newest `keep` checkpoints stay. Raises OSError, with the file's name, where it cannot be
     written; the older ones are still there then, and one of the same `nimg` too.
     """
-    path = folder / f"{content['nimg']:09d}.pt"
+    path = folder / numbered_name(content["nimg"], ".pt")
     with naming(path):
         with replacing(path) as temporary:
             digest = _write(temporary, content)
@@ -105,8 +106,7 @@ def clean_checkpoints(folder: Path, *, keep: int) -> None:
 
 def checkpoints(folder: Path) -> list[Path]:
     """All checkpoints, the newest first, whole or not."""
-    found = [path for path in folder.glob("*.pt") if path.stem.isdigit()]
-    return sorted(found, key=lambda path: int(path.stem), reverse=True)
+    return numbered(folder, ".pt")
 
 
 def is_whole(path: Path) -> bool:

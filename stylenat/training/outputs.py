@@ -54,15 +54,10 @@ class Outputs:
         self.data = data
         self.failed_saves = 0
 
-    @property
-    def snapshot(self) -> Path:
-        return self.folder.snapshots / f"{self.state.nimg:09d}.safetensors"
-
     def write_first_look(self, source: ImageSource) -> None:
         """A look at the data, and at what the networks make before the first step."""
-        config, samples = self.config.train, self.folder.samples
-        save_real_grid(source, config, samples / "reals.png")
-        save_grid(self.state.G_ema, config, samples / f"{0:09d}.png")
+        save_real_grid(source, self.config.train, self.folder.reals)
+        save_grid(self.state.G_ema, self.config.train, self.folder.sample(0))
 
     def save(self, seconds: float, *, must_succeed: bool) -> None:
         """A checkpoint, with the seconds trained so far.
@@ -102,13 +97,13 @@ class Outputs:
         """The sample grid and the snapshot; raises OSError where the snapshot must succeed."""
         config, state = self.config.train, self.state
         with tolerating("the samples"):
-            save_grid(state.G_ema, config, self.folder.samples / f"{state.nimg:09d}.png")
+            save_grid(state.G_ema, config, self.folder.sample(state.nimg))
         with nullcontext() if must_succeed else tolerating("the snapshot"):
             save_snapshot(state.G_ema, self.folder, state.nimg, keep=config.keep_snapshots)
 
     def is_shown(self, *, is_measured: bool) -> bool:
         """Whether this state's snapshot was written, and its scores where it is measured."""
-        if not self.snapshot.exists():
+        if not self.folder.snapshot(self.state.nimg).exists():
             return False
         return not is_measured or self.folder.is_measured(self.state.nimg)
 
@@ -124,7 +119,7 @@ class Outputs:
         self.folder.append_stats(entry)
         self.services.add({"nimg": self.state.nimg, **scores.values})
         with tolerating("the best snapshot"):
-            keep_if_best(self.folder.ranks(), self.snapshot, self.folder)
+            keep_if_best(self.folder.ranks(), self.folder.snapshot(self.state.nimg), self.folder)
 
     def draw(self) -> None:
         with tolerating("the curves"):
@@ -172,7 +167,7 @@ def save_snapshot(generator: Generator, folder: RunFolder, nimg: int, *, keep: i
     """Export the average generator, its w_avg included; the newest `keep` stay."""
     exported = copy.deepcopy(generator)
     exported.store_w_avg()
-    path = folder.snapshots / f"{nimg:09d}.safetensors"
+    path = folder.snapshot(nimg)
     save_generator(exported, path)
     folder.keep_snapshots(keep)
     return path
@@ -181,7 +176,7 @@ def save_snapshot(generator: Generator, folder: RunFolder, nimg: int, *, keep: i
 def keep_if_best(ranks: list[float], snapshot: Path, folder: RunFolder) -> None:
     """Copy the snapshot, the last that was measured, to best.safetensors unless one was better."""
     if ranks[-1] <= min(ranks) and snapshot.exists():
-        with replacing(folder.snapshots / "best.safetensors") as temporary:
+        with replacing(folder.best) as temporary:
             shutil.copyfile(snapshot, temporary)
 
 

@@ -1,8 +1,4 @@
-"""A run's folder: its config, what it logged, its samples, checkpoints and snapshots.
-
-config.yaml  stats.jsonl  log.txt  progress.png  samples/  checkpoints/  snapshots/
-faults.jsonl, stopped: where there was something to say. .lock: who trains here.
-"""
+"""A run's folder, as `stylenat.layout` names it: made, locked, continued and kept in order."""
 
 from __future__ import annotations
 
@@ -23,6 +19,7 @@ from stylenat.config import (
     to_dict,
 )
 from stylenat.files import FileLock, LastingFile, replacing
+from stylenat.layout import RunPaths, numbered
 from stylenat.text import listed
 from stylenat.training.checkpoint import TEMPORARY, clean_checkpoints
 
@@ -40,21 +37,12 @@ MOST_POINTS = 4000  # of a curve
 log = logging.getLogger(__name__)
 
 
-class RunFolder:
+class RunFolder(RunPaths):
     """The paths and small files of one run. `open` makes or continues it."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self.config = path / "config.yaml"
-        self.stats = path / "stats.jsonl"
-        self.faults = path / "faults.jsonl"
-        self.log = path / "log.txt"
-        self.stopped = path / "stopped"
+        super().__init__(path)
         self.lock = FileLock(path / ".lock")
-        self.curves = path / "progress.png"
-        self.samples = path / "samples"
-        self.checkpoints = path / "checkpoints"
-        self.snapshots = path / "snapshots"
         self._stats, self._faults = LastingFile(self.stats), LastingFile(self.faults)
 
     def claim(self, config: RunConfig) -> None:
@@ -144,8 +132,7 @@ class RunFolder:
 
     def keep_snapshots(self, count: int) -> None:
         """Remove all but the newest `count` numbered snapshots."""
-        numbered = sorted(p for p in self.snapshots.glob("*.safetensors") if p.stem.isdigit())
-        for path in numbered[:-count]:
+        for path in numbered(self.snapshots, ".safetensors")[count:]:
             path.unlink()
 
 

@@ -69,7 +69,7 @@ class TensorBoard:
     def __init__(self, folder: RunFolder) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder.path / "tensorboard"))
+        self.writer = SummaryWriter(str(folder.tensorboard))
 
     def write(self, numbers: dict[str, float]) -> None:
         for name, value in numbers.items():
