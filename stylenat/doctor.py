@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-import shutil
-import subprocess
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,12 +18,14 @@ from ops.neighborhood.impl import natten, triton
 from ops.neighborhood.problem import Problem, describe
 from stylenat import __version__
 from stylenat.files import cache_folder
+from stylenat.machine import DRIVER, first_line, version
 from stylenat.precision import TRAINED, name_of
 
 # FFHQ's kernel and head_dim, on a small map that has edges, an inside, and an odd column of tiles.
 SHAPE = (2, 16, 18, 4, 32)
 GROUPS = (HeadGroup(2, 7, 1), HeadGroup(2, 7, 2))
 NAMES = ("output", "gradient of q", "gradient of k", "gradient of v", "gradient of the bias")
+UNKNOWN = "of unknown version"
 WIDTH = 200  # of a table that is not for a terminal
 
 
@@ -185,14 +184,14 @@ def _facts() -> dict[str, str]:
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
         "CUDA": torch.version.cuda or "none: this PyTorch was built without",
-        "NVIDIA driver": _driver(),
+        "NVIDIA driver": _said(lambda: first_line(*DRIVER)),
         **_gpus(),
         "CPU": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
         f"{os.cpu_count()} logical cores, {torch.get_num_threads()} threads in use",
-        "C++ compiler": _compiler(),
-        "Triton": triton.missing() or _version("triton"),
-        "NATTEN": natten.missing() or f"{_version('natten')} with libnatten",
-        "cache of compiled libraries": _cache(),
+        "C++ compiler": _said(find_compiler),
+        "Triton": triton.missing() or version("triton") or UNKNOWN,
+        "NATTEN": natten.missing() or f"{version('natten') or UNKNOWN} with libnatten",
+        "cache of compiled libraries": _said(lambda: str(cache_folder())),
         VARIABLE: os.environ.get(VARIABLE) or "not set",
     }
 
@@ -208,34 +207,9 @@ def _gpus() -> dict[str, str]:
     return gpus or {"GPU": "none that PyTorch sees"}
 
 
-def _driver() -> str:
-    if (tool := shutil.which("nvidia-smi")) is None:
-        return "none found: there is no nvidia-smi"
-    command = [tool, "--query-gpu=driver_version", "--format=csv,noheader"]
+def _said(find: Callable[[], str]) -> str:
+    """What is found; otherwise the sentence that says why not."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return f"nvidia-smi failed: {error}"
-    lines = (done.stdout.strip() or done.stderr.strip() or "nvidia-smi said nothing").splitlines()
-    return lines[0]
-
-
-def _compiler() -> str:
-    try:
-        return find_compiler()
-    except BuildError as error:
+        return find()
+    except (OSError, BuildError) as error:
         return str(error)
-
-
-def _cache() -> str:
-    try:
-        return str(cache_folder())
-    except OSError as error:
-        return str(error)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"

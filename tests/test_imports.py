@@ -29,7 +29,7 @@ LAYERS = (
     ("stylenat.config",),
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
     ("stylenat.distributed",),
-    ("stylenat.ending", "stylenat.untrusted", "stylenat.precision"),
+    ("stylenat.ending", "stylenat.untrusted", "stylenat.precision", "stylenat.machine"),
     ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices", "stylenat.layout"),
     ("stylenat.memory",),
     ("ops",),

@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from stylenat.benchmarks.machine import measure_ceilings
+from stylenat.benchmarks.ceilings import measure_ceilings
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.timing import measure
 from stylenat.data import open_images, training_batches

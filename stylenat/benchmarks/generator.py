@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stylenat.benchmarks.machine import measure_ceilings
+from stylenat.benchmarks.ceilings import measure_ceilings
 from stylenat.benchmarks.profiler import time_by_kernel
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.timing import Timing, measure, peak_memory_mb, reset_peak_memory
-from stylenat.benchmarks.work import forward_flop, without_attention
+from stylenat.benchmarks.work import attention_flop, forward_flop, without_attention
 from stylenat.config import load_config
 from stylenat.models import Generator, GeneratorConfig
 from stylenat.precision import TRAINED, autocast, name_of, without_tf32
@@ -86,7 +86,7 @@ def _changes(
     config: GeneratorConfig, mode: str
 ) -> dict[str, Callable[[], AbstractContextManager[object]]]:
     changes: dict[str, Callable[[], AbstractContextManager[object]]] = {"whole": nullcontext}
-    if mode == "eager" and any(isinstance(level.attention, tuple) for level in config.levels):
+    if mode == "eager" and attention_flop(config) > 0:
         changes["attention taken out"] = without_attention
     return changes
 

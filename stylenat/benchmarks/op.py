@@ -9,7 +9,7 @@ import torch
 
 from ops.neighborhood import BACKENDS, HeadGroup
 from stylenat.benchmarks.calls import Attend, Call, time_call
-from stylenat.benchmarks.machine import measure_ceilings
+from stylenat.benchmarks.ceilings import measure_ceilings
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.rivals import compiled_flex, dense_attention
 from stylenat.precision import TRAINED, name_of

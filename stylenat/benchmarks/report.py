@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
-from stylenat.benchmarks.machine import Ceilings, environment, label
+from stylenat.benchmarks.ceilings import Ceilings
 from stylenat.benchmarks.timing import CPU
 from stylenat.files import replacing
+from stylenat.machine import environment, label
 
 WIDTH = 200  # of a table that is not for a terminal
 

@@ -11,7 +11,7 @@ from ops.neighborhood import HeadGroup
 from ops.neighborhood.backends import choose
 from ops.neighborhood.problem import describe
 from stylenat.benchmarks.calls import Call, time_call
-from stylenat.benchmarks.machine import measure_ceilings
+from stylenat.benchmarks.ceilings import measure_ceilings
 from stylenat.benchmarks.report import Report
 from stylenat.precision import TRAINED, name_of
 

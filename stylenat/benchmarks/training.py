@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from stylenat.benchmarks.machine import measure_ceilings
+from stylenat.benchmarks.ceilings import measure_ceilings
 from stylenat.benchmarks.profiler import time_by_kernel
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.timing import (

@@ -14,9 +14,10 @@ import torch
 from torch import nn
 
 from ops.neighborhood import HeadGroup, neighborhood_attention_2d
-from stylenat.benchmarks import machine, op, timing, tokens, training, work
+from stylenat import machine
+from stylenat.benchmarks import op, timing, tokens, training, work
 from stylenat.benchmarks.calls import Call, time_call
-from stylenat.benchmarks.machine import Ceilings
+from stylenat.benchmarks.ceilings import Ceilings
 from stylenat.benchmarks.profiler import time_by_kernel
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.rivals import compiled_flex, dense_attention
@@ -139,9 +140,9 @@ def test_a_gpu_s_name_becomes_part_of_a_file_s(monkeypatch, name, label):
 def test_the_commit_of_a_copy_without_git_is_given_by_hand(monkeypatch):
     monkeypatch.setattr(machine, "_output", lambda *_: None)
     monkeypatch.delenv("STYLENAT_COMMIT", raising=False)
-    assert machine.environment()["commit"] is None
+    assert machine.environment(CPU)["commit"] is None
     monkeypatch.setenv("STYLENAT_COMMIT", "1234567")
-    assert machine.environment()["commit"] == "1234567"
+    assert machine.environment(CPU)["commit"] == "1234567"
 
 
 def test_tf32_is_off_while_float32_is_measured():

@@ -1,13 +1,12 @@
-"""The machine that is measured: its ceilings, hardware, versions and commit."""
+"""The machine and its software: what `stylenat doctor` shows and every measurement records."""
 
 from __future__ import annotations
 
-import functools
 import os
 import platform
 import re
+import shutil
 import subprocess
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -15,44 +14,11 @@ from typing import Any
 
 import torch
 
-import stylenat
-from stylenat.benchmarks.timing import CPU, measure
+from stylenat import __version__
 from stylenat.memory import is_memory_kept
-from stylenat.precision import without_tf32
 
-
-@dataclass(frozen=True)
-class Ceilings:
-    """What this machine reached in this run: matrix products, and copying of large tensors."""
-
-    float32_flops: float
-    bfloat16_flops: float
-    copied_bytes: float
-
-    def flops(self, dtype: torch.dtype) -> float:
-        return self.float32_flops if dtype == torch.float32 else self.bfloat16_flops
-
-
-@functools.cache
-def measure_ceilings(device: torch.device = CPU) -> Ceilings:
-    """FLOP/s of wide products, without TF32; bytes/s (read plus written) of copying.
-
-    2048-wide and 256 MiB on a CPU; 4096-wide in float32, 8192-wide in bfloat16 and 2 GiB on a GPU.
-    Measured once a process.
-    """
-    on_gpu = device.type == "cuda"
-
-    def product(dtype: torch.dtype, width: int) -> float:
-        a = torch.randn(width, width, device=device).to(dtype)
-        return 2 * width**3 / measure(lambda: a @ a, repeats=5, device=device).least
-
-    with without_tf32():
-        float32_flops = product(torch.float32, 4096 if on_gpu else 2048)
-        bfloat16_flops = product(torch.bfloat16, 8192 if on_gpu else 2048)
-    source = torch.ones((512 if on_gpu else 64) * 2**20, device=device)
-    target = torch.empty_like(source)
-    copy = measure(lambda: target.copy_(source), repeats=5, device=device)
-    return Ceilings(float32_flops, bfloat16_flops, 2 * 4 * source.numel() / copy.least)
+SECONDS = 30  # that another program may take to answer
+DRIVER = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 
 def label(device: torch.device) -> str:
@@ -63,7 +29,7 @@ def label(device: torch.device) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name).strip("-")
 
 
-def environment(device: torch.device = CPU) -> dict[str, Any]:
+def environment(device: torch.device) -> dict[str, Any]:
     """Hardware, versions, threads, commit and time of a measurement."""
     return {
         "device": label(device),
@@ -74,9 +40,9 @@ def environment(device: torch.device = CPU) -> dict[str, Any]:
         "freed_memory_is_kept": is_memory_kept(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "triton": _version("triton"),
-        "natten": _version("natten"),
-        "stylenat": stylenat.__version__,
+        "triton": version("triton"),
+        "natten": version("natten"),
+        "stylenat": __version__,
         "commit": _commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -89,13 +55,14 @@ def _gpu(device: torch.device) -> dict[str, Any]:
         "memory_gb": properties.total_memory / 1e9,
         "multiprocessors": properties.multi_processor_count,
         "capability": f"{properties.major}.{properties.minor}",
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        "driver": _output(*DRIVER),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
     }
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
+    """The version of an installed package; None if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -114,11 +81,11 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The checkout's commit, with a + where its code differs; None outside a checkout.
+    """The checkout's commit, with a + if its code differs; None outside a checkout.
 
-    STYLENAT_COMMIT names it where a copy of the files travels without git's.
+    The variable STYLENAT_COMMIT names it for a copy of the files that has come without git's.
     """
-    git = ("git", "-C", str(Path(__file__).parents[2]))
+    git = ("git", "-C", str(Path(__file__).parents[1]))
     commit = _output(*git, "rev-parse", "--short", "HEAD")
     if commit is None:
         return os.environ.get("STYLENAT_COMMIT")
@@ -126,11 +93,22 @@ def _commit() -> str | None:
     return f"{commit}+" if changed else commit
 
 
-def _output(*command: str) -> str | None:
-    """What a command printed, its first line; None where it is not there, fails or is silent."""
+def first_line(*command: str) -> str:
+    """The first line that another program prints. Raises OSError, in its words, if it fails."""
+    if shutil.which(command[0]) is None:
+        raise OSError(f"none found: there is no {command[0]}")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise OSError(f"{command[0]} failed: {error}") from error
+    said = done.stdout.strip() or done.stderr.strip() or f"{command[0]} said nothing"
+    if done.returncode or not done.stdout.strip():
+        raise OSError(said.splitlines()[0])
+    return said.splitlines()[0]
+
+
+def _output(*command: str) -> str | None:
+    try:
+        return first_line(*command)
     except OSError:
         return None
-    lines = done.stdout.strip().splitlines()
-    return lines[0] if done.returncode == 0 and lines else None
