@@ -21,7 +21,8 @@ from stylenat import __version__
 from stylenat.config import from_dict, to_dict
 from stylenat.files import naming, replacing, user_path
 from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
-from stylenat.models.generator import Generator, GeneratorConfig
+from stylenat.models.generator import Generator
+from stylenat.models.levels import GeneratorConfig
 from stylenat.text import first_line, printable
 from stylenat.untrusted import misfits
 

@@ -16,10 +16,8 @@ def attention_flop(config: GeneratorConfig) -> int:
     """The two products of the neighborhood attention of one image's forward pass."""
     flop = 0
     for level in config.levels:
-        if isinstance(level.attention, tuple):
-            keys = sum(group.heads * group.kernel_size**2 for group in level.attention)
-            head_dim = level.channels // level.heads
-            flop += level.blocks * 4 * level.resolution**2 * head_dim * keys
+        head_dim = level.channels // level.heads
+        flop += level.blocks * 4 * level.resolution**2 * head_dim * level.kind.neighborhood_keys
     return flop
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylenat.choices import FILTERS, METRICS, MODES, Filter
+from stylenat.choices import FILTERS, METRICS, MODES
 from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
 
 if TYPE_CHECKING:
@@ -89,14 +89,9 @@ if TYPE_CHECKING:
 )
 def fid(
     model: str,
-    data: str | None,
-    metrics: str | None,
-    num: int | None,
-    mode: str | None,
-    weights: Path | None,
+    /,
+    *,
     trust: bool,
-    reference: Path | None,
-    resize: Filter | None,
     trunc: float,
     seed: int,
     batch: int,
@@ -106,6 +101,7 @@ def fid(
     compiled: bool,
     snapshot: str,
     out: Path | None,
+    **given: Any,
 ) -> None:
     """Measure FID and other scores of MODEL: an export, a run folder, a published .pt, or images.
 
@@ -120,23 +116,13 @@ def fid(
     from stylenat.sampling import DTYPES, is_model, model_file
 
     if out is not None:
-        refuse_overwriting(out, model, data, weights, reference)
+        refuse_overwriting(out, model, given["data"], given["weights"], given["reference"])
         check_can_write(out)
     keep_freed_memory()
     chosen = pick_device(device)
-    names = None
-    if metrics is not None:
-        names = [name.strip() for name in metrics.split(",") if name.strip()]
-    protocol = protocol_of(
-        model,
-        data=data,
-        resize=resize,
-        metrics=names,
-        num=num,
-        mode=mode,
-        weights=weights,
-        reference=reference,
-    )
+    if given["metrics"] is not None:
+        given["metrics"] = [name.strip() for name in given["metrics"].split(",") if name.strip()]
+    protocol = protocol_of(model, **given)
     with process_group(chosen):
         scores = score(
             model,

@@ -89,9 +89,7 @@ def sample(
     from stylenat.sampling import (
         DTYPES,
         check_seeds,
-        check_sheet,
         compile_synthesis,
-        default_sheet,
         load_model,
         model_file,
         parse_seeds,
@@ -101,12 +99,9 @@ def sample(
     keep_freed_memory()
     numbers = parse_seeds(seeds)
     chosen = pick_device(device)
-    sheet = default_sheet(len(numbers)) if grid is None else None if grid == "none" else grid
-    assert not isinstance(sheet, str)
     # What can be refused is refused before a model is read.
     check_seeds(numbers, seed_scheme)
-    if sheet is not None:
-        check_sheet(*sheet)
+    sheet = _sheet(grid, len(numbers))
     check_can_fill(outdir)
     source = model_file(model, which=snapshot)
     with process_group(chosen):
@@ -126,3 +121,15 @@ def sample(
         if is_main():
             with_sheet = "" if sheet is None else f", contact sheet {outdir / 'grid.png'}"
             click.echo(f"{len(set(numbers))} images of {source} in {outdir}{with_sheet}")
+
+
+def _sheet(grid: tuple[int, int] | str | None, count: int) -> tuple[int, int] | None:
+    """Columns and rows of the contact sheet of `count` images; None if there shall be none."""
+    from stylenat.sampling import check_sheet, default_sheet
+
+    if grid == "none":
+        return None
+    sheet = default_sheet(count) if grid is None else grid
+    assert not isinstance(sheet, str)
+    check_sheet(*sheet)
+    return sheet

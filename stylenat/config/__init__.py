@@ -29,7 +29,7 @@ from stylenat.config.yaml_file import (
 )
 from stylenat.files import user_path
 from stylenat.models.discriminator import DiscriminatorConfig
-from stylenat.models.generator import GeneratorConfig
+from stylenat.models.levels import GeneratorConfig
 from stylenat.text import printable, shortened
 
 __all__ = [

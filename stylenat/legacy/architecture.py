@@ -13,9 +13,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from stylenat.models.attention import AttentionKind, Windows, deal_heads
 from stylenat.models.discriminator import DiscriminatorConfig, DiscriminatorLevel
-from stylenat.models.generator import GeneratorConfig, LevelConfig
+from stylenat.models.levels import (
+    AttentionKind,
+    GeneratorConfig,
+    LevelConfig,
+    Windows,
+    deal_heads,
+)
 from stylenat.text import shown
 from stylenat.untrusted import fields
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ops.resample import BINOMIAL
-from stylenat.models.attention import Windows
 from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
-from stylenat.models.generator import Generator, GeneratorConfig
+from stylenat.models.generator import Generator
+from stylenat.models.levels import GeneratorConfig, Windows
 
 Shape = tuple[int, ...]
 
@@ -79,12 +79,11 @@ def _generator_sources(
     for name, shape in native.items():
         path, _, leaf = name.partition(".attention.")
         if leaf.startswith("rpb"):
-            level = config.levels[int(path.split(".")[1])]
             block = path.replace("levels.", "layers.", 1)
-            if isinstance(level.attention, Windows):
+            if _has_windows(config, name):
                 sources[name] = _window_tables(block, shape)
             elif f"{block}.attn.rpb0" in official:
-                groups = len(level.attention)
+                groups = sum(key.startswith(f"{path}.attention.rpb.") for key in native)
                 sources[name] = _first_format_table(block, leaf, shape, groups)
             else:
                 sources[name] = _as_is(f"{block}.attn.{leaf}", shape)
@@ -93,14 +92,18 @@ def _generator_sources(
     return sources
 
 
+def _has_windows(config: GeneratorConfig, name: str) -> bool:
+    """Whether a native tensor belongs to StyleSwin's attention, whose names are its own."""
+    return isinstance(config.levels[int(name.split(".")[1])].kind, Windows)
+
+
 def _plain(config: GeneratorConfig, name: str, shape: Shape) -> Source:
     """A tensor that holds the same numbers in both, in another shape perhaps."""
     if (layer := re.match(r"mapping_network\.layers\.(\d+)\.", name)) is not None:
         # Layer 0 of the official network is its pixel norm.
         return _as_is(f"style.{int(layer[1]) + 1}.{name[layer.end() :]}", shape)
-    if (level := re.match(r"levels\.(\d+)\.blocks\.\d+\.attention\.", name)) is not None:
-        windows = isinstance(config.levels[int(level[1])].attention, Windows)
-        name = name.replace(".attention.", "." if windows else ".attn.")
+    if ".attention." in name:
+        name = name.replace(".attention.", "." if _has_windows(config, name) else ".attn.")
     for pattern, replacement in RENAMED:
         name = re.sub(pattern, replacement, name)
     if name == "input.input":

@@ -9,166 +9,23 @@ indexed by key minus query position, y first, and shifted to start at 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ops.checks import check_whole, keep_whole
 from ops.neighborhood import HeadGroup, neighborhood_attention_2d
 from ops.neighborhood.derivatives import is_transformed
 from ops.neighborhood.problem import check_heads_add_up
 from stylenat.models.layers import normal_linear
 
-# Global attention spreads its bias over all pairs of positions: [heads, R^4], 64 MiB for 16 heads
-# at 32x32 and 1 GiB at 64x64.
-MAX_GLOBAL_RESOLUTION = 32
-
 # What StyleSwin adds to the logits of positions that only the cyclic shift brings together.
 MASKED = -100.0
 
 
-class Kind(Protocol):
-    """One kind of attention: the rules that it has for a level, and the module that it makes."""
-
-    def check(self, *, heads: int, resolution: int) -> None:
-        """Raises ValueError, naming rule, value and level, if this does not fit a level."""
-
-    def build(
-        self, channels: int, heads: int, resolution: int, *, backend: str, **projection: Any
-    ) -> nn.Module:
-        """The module for tokens [B, resolution, resolution, channels] of a level that it fits.
-
-        `projection`: qkv_bias and qk_scale, of every kind's linear layers.
-        """
-
-
-@dataclass(frozen=True)
-class WholeMap:
-    """Every position attends to the whole map; a configuration writes `global`."""
-
-    def check(self, *, heads: int, resolution: int) -> None:
-        if resolution > MAX_GLOBAL_RESOLUTION:
-            raise ValueError(
-                f"global attention is for levels up to {MAX_GLOBAL_RESOLUTION}x"
-                f"{MAX_GLOBAL_RESOLUTION}, its memory grows with resolution^4: {resolution}"
-                f"{_at_level(resolution)}"
-            )
-
-    def build(
-        self, channels: int, heads: int, resolution: int, *, backend: str, **projection: Any
-    ) -> nn.Module:
-        return GlobalAttention(channels, heads, resolution, **projection)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """StyleSwin's double attention (arXiv 2112.10762, section 3.2) in windows of this side.
-
-    The first half of the heads attends within plain windows; the second half within windows shifted
-    by half their side, cyclically, unless a window is the whole map.
-    Raises ValueError unless `window_size >= 1`.
-    """
-
-    window_size: int
-
-    def __post_init__(self) -> None:
-        keep_whole(self, "window_size")
-        if self.window_size < 1:
-            raise ValueError(f"window_size must be at least 1, got {self.window_size}")
-
-    def check(self, *, heads: int, resolution: int) -> None:
-        if resolution % self.window_size:
-            raise ValueError(
-                f"windows must divide the feature map: {self.window_size} against {resolution}"
-                f"{_at_level(resolution)}"
-            )
-        _check_even(heads, _at_level(resolution))
-
-    def build(
-        self, channels: int, heads: int, resolution: int, *, backend: str, **projection: Any
-    ) -> nn.Module:
-        return WindowAttention(channels, heads, self.window_size, **projection)
-
-
-@dataclass(frozen=True)
-class HeadGroups:
-    """Each group of heads attends to its own neighborhood; a configuration writes the groups."""
-
-    groups: tuple[HeadGroup, ...]
-
-    def check(self, *, heads: int, resolution: int) -> None:
-        where = f",{_at_level(resolution)}"
-        check_heads_add_up(self.groups, heads, of="the level's", where=where)
-        for group in self.groups:
-            group.check_fits(resolution, resolution)
-
-    def build(
-        self, channels: int, heads: int, resolution: int, *, backend: str, **projection: Any
-    ) -> nn.Module:
-        return HydraAttention(channels, heads, self.groups, backend=backend, **projection)
-
-
-# As a configuration writes it.
-AttentionKind: TypeAlias = Literal["global"] | Windows | tuple[HeadGroup, ...]
-
-
-def kind_of(attention: AttentionKind, *, resolution: int) -> Kind:
-    """The kind that a level's configuration means.
-
-    Raises ValueError, naming the level, for what means none.
-    """
-    match attention:
-        case "global":
-            return WholeMap()
-        case Windows():
-            return attention
-        case tuple() if attention and all(isinstance(group, HeadGroup) for group in attention):
-            return HeadGroups(attention)
-    raise ValueError(
-        "attention must be 'global', Windows, or a tuple of at least one HeadGroup: "
-        f"{attention!r}{_at_level(resolution)}"
-    )
-
-
-def _at_level(resolution: int) -> str:
-    return f" at level {resolution}x{resolution}"
-
-
-def _check_even(heads: int, where: str = "") -> None:
+def check_even(heads: int, where: str = "") -> None:
     if heads % 2:
         raise ValueError(f"double windows need an even number of heads: {heads}{where}")
-
-
-def deal_heads(
-    heads: int, kernel_sizes: Sequence[int], dilations: Sequence[int]
-) -> tuple[HeadGroup, ...]:
-    """Deal heads evenly to groups; what is left over goes to the last groups, one each.
-
-    Group i has `kernel_sizes[i]` and `dilations[i]`; a list of one value serves all groups.
-    Raises ValueError for lists of other lengths, for fewer heads than groups, and from HeadGroup.
-    """
-    check_whole("heads", heads)
-    for name, sizes in (("kernel_sizes", kernel_sizes), ("dilations", dilations)):
-        if not isinstance(sizes, Sequence):
-            raise ValueError(f"{name} must be a list of whole numbers: {sizes!r}")
-    count = max(len(kernel_sizes), len(dilations))
-    if {len(kernel_sizes), len(dilations)} - {1, count} or count == 0:
-        raise ValueError(
-            "kernel_sizes and dilations must have one length, or one of them a single value: "
-            f"{list(kernel_sizes)} and {list(dilations)}"
-        )
-    if heads < count:
-        raise ValueError(f"each head group needs a head: {heads} heads for {count} groups")
-    kernel_sizes = [*kernel_sizes] * (count // len(kernel_sizes))
-    dilations = [*dilations] * (count // len(dilations))
-    each, left_over = divmod(heads, count)
-    return tuple(
-        HeadGroup(each + (index >= count - left_over), kernel_size, dilation)
-        for index, (kernel_size, dilation) in enumerate(zip(kernel_sizes, dilations, strict=True))
-    )
 
 
 class _MultiHeadAttention(nn.Module):
@@ -278,7 +135,7 @@ class WindowAttention(_MultiHeadAttention):
         qk_scale: float | None = None,
     ) -> None:
         super().__init__(channels, heads, qkv_bias=qkv_bias, qk_scale=qk_scale)
-        _check_even(heads)
+        check_even(heads)
         self.window_size = window_size
         self.rpb = _bias_table(heads, 2 * window_size - 1, 2 * window_size - 1)
 

@@ -8,19 +8,16 @@ Tokens stay [B, H, W, C] from the constant input to the RGB outputs.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ops.checks import check_number, check_whole, keep_whole
-from ops.neighborhood.backends import check_backend_name
+from ops.checks import check_number, check_whole
 from ops.resample import upsample2d
 from stylenat.models import pixels
-from stylenat.models.attention import AttentionKind, kind_of
-from stylenat.models.inputs import check_input, keep_levels
+from stylenat.models.inputs import check_input
 from stylenat.models.layers import (
     MLP,
     AdaptiveInstanceNorm,
@@ -30,110 +27,9 @@ from stylenat.models.layers import (
     pixel_norm,
     without_autocast,
 )
-from stylenat.models.pixels import IMAGENET, PixelSpace
+from stylenat.models.levels import GeneratorConfig, LevelConfig
 
 W_AVG_LATENTS = 10_000
-
-
-@dataclass(frozen=True)
-class LevelConfig:
-    """`blocks` transformer blocks on a map of resolution x resolution tokens of `channels`.
-
-    Raises ValueError, naming the rule and the level, for values that make no level.
-    """
-
-    resolution: int
-    channels: int
-    heads: int
-    attention: AttentionKind
-    blocks: int = 2
-
-    def __post_init__(self) -> None:
-        keep_whole(self, "resolution", "channels", "heads", "blocks")
-        level = f"at level {self.resolution}x{self.resolution}"
-        for name in ("resolution", "channels", "heads", "blocks"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {getattr(self, name)} {level}")
-        if self.channels % self.heads:
-            raise ValueError(
-                f"heads must divide the channels: {self.heads} against {self.channels} {level}"
-            )
-        kind = kind_of(self.attention, resolution=self.resolution)
-        kind.check(heads=self.heads, resolution=self.resolution)
-
-
-@dataclass(frozen=True)
-class GeneratorConfig:
-    """The generator's levels, from 4x4 up to the image's side, and its settings.
-
-    `mlp_ratio` is the MLP's hidden width over the channels. `qk_scale` multiplies the attention
-    logits, `head_dim ** -0.5` where None. `pixel_space` is what the images' values mean.
-    `attention_backend` is a row of `ops.neighborhood.BACKENDS`, or `auto`. With
-    `activation_checkpointing`, training keeps each block's input only, and runs the block twice.
-    Raises ValueError, naming the rule, for values that make no network.
-    """
-
-    levels: tuple[LevelConfig, ...]
-    z_dim: int = 512
-    style_dim: int = 512
-    mapping_layers: int = 8
-    mapping_lr_multiplier: float = 0.01
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    qk_scale: float | None = None
-    pixel_space: PixelSpace = IMAGENET
-    attention_backend: str = "auto"
-    activation_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        keep_whole(self, "z_dim", "style_dim", "mapping_layers")
-        keep_levels(self, LevelConfig)
-        for name in ("z_dim", "style_dim", "mapping_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1: {getattr(self, name)}")
-        for name in ("mapping_lr_multiplier", "mlp_ratio", "qk_scale"):
-            value = getattr(self, name)
-            if value is not None:
-                check_number(name, value)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive: {value}")
-        check_backend_name(self.attention_backend)
-        self._keep_levels()
-
-    def _keep_levels(self) -> None:
-        if not self.levels:
-            raise ValueError("a generator must have at least 1 level: levels is empty")
-        sides = [level.resolution for level in self.levels]
-        if sides[0] != 4:
-            raise ValueError(f"the first generator level must be 4x4: {sides[0]}x{sides[0]}")
-        for side, next_side in pairwise(sides):
-            if next_side != 2 * side:
-                raise ValueError(
-                    f"each generator level must double the one before: {next_side} after {side}"
-                )
-        for level in self.levels:
-            if int(level.channels * self.mlp_ratio) < 1:
-                raise ValueError(
-                    "mlp_ratio must leave the MLP a hidden channel: "
-                    f"{self.mlp_ratio} of {level.channels} channels "
-                    f"at level {level.resolution}x{level.resolution}"
-                )
-        for level in self.levels[1:]:
-            if level.channels < 8 or level.channels % 4:
-                raise ValueError(
-                    "channels must be a multiple of 4 from 8 up, for the sinusoidal embedding: "
-                    f"{level.channels} at level {level.resolution}x{level.resolution}"
-                )
-
-    @property
-    def resolution(self) -> int:
-        """The image's side, in pixels."""
-        return self.levels[-1].resolution
-
-    @property
-    def num_ws(self) -> int:
-        """How many w the synthesis network takes: one per block."""
-        return sum(level.blocks for level in self.levels)
 
 
 class Generator(nn.Module):
@@ -341,7 +237,7 @@ class Block(nn.Module):
     def __init__(self, config: GeneratorConfig, level: LevelConfig) -> None:
         super().__init__()
         self.norm1 = AdaptiveInstanceNorm(level.channels, config.style_dim)
-        self.attention = kind_of(level.attention, resolution=level.resolution).build(
+        self.attention = level.kind.build(
             level.channels,
             level.heads,
             level.resolution,

@@ -12,11 +12,9 @@ from stylenat.models.attention import (
     GlobalAttention,
     HydraAttention,
     WindowAttention,
-    Windows,
-    deal_heads,
-    kind_of,
     relative_bias,
 )
+from stylenat.models.levels import Windows, deal_heads, kind_of
 
 CHANNELS = 8
 TWO_GROUPS = (HeadGroup(1, 3, 1), HeadGroup(1, 3, 2))

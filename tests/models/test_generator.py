@@ -13,9 +13,15 @@ from torch import Tensor, nn
 
 from ops.neighborhood import HeadGroup
 from ops.resample import upsample2d
-from stylenat.models.attention import AttentionKind, Windows, deal_heads
-from stylenat.models.generator import Generator, GeneratorConfig, LevelConfig
+from stylenat.models.generator import Generator
 from stylenat.models.layers import AdaptiveInstanceNorm, ToRGB, Upsample, sinusoids
+from stylenat.models.levels import (
+    AttentionKind,
+    GeneratorConfig,
+    LevelConfig,
+    Windows,
+    deal_heads,
+)
 from stylenat.models.pixels import IMAGENET, PixelSpace, from_uint8, to_uint8
 from tests.golden_values import (
     PUBLISHED_CHANNELS,
