@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from stylenat.config import RunConfig
-from stylenat.data import ImageSource, Interrupted, training_batches
+from stylenat.data import ImageSource, Interrupted
 from stylenat.data.plan import BatchPlan
 from stylenat.distributed import (
     START_TIMEOUT_SECONDS,
@@ -43,6 +43,7 @@ from stylenat.training.start import (
     identity_of,
     make_evaluator,
     newest_state,
+    open_batches,
     open_training_images,
     plan_of,
     prepare_torch,
@@ -91,19 +92,7 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         stack.callback(run.services.close)
         run.announce()
         stop = stack.enter_context(stop_signals())
-        batches = training_batches(
-            source,
-            seed=config.train.seed,
-            batch=plan.batch,
-            start_nimg=start.state.nimg,
-            mirror=config.data.mirror,
-            rank=plan.rank,
-            world_size=plan.world_size,
-            workers=config.data.workers,
-            max_bad=config.data.max_bad,
-            pin_memory=device.type == "cuda",
-            stopped=stop.ends_waiting,
-        )
+        batches = open_batches(config, plan, source, start.state, stop.ends_waiting)
         stack.enter_context(closing(batches))
         try:
             return run.loop(batches, stop, step_seconds=step_seconds)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import torch
 
 from stylenat.config import RunConfig
-from stylenat.data import ImageSource, open_images
+from stylenat.data import ImageSource, open_images, training_batches
 from stylenat.data.plan import BatchPlan
 from stylenat.distributed import rank, run_on_main, world_size
 from stylenat.metrics import Evaluator
@@ -63,6 +64,29 @@ def open_training_images(config: RunConfig) -> ImageSource:
             f"{config.train.batch}"
         )
     return source
+
+
+def open_batches(
+    config: RunConfig,
+    plan: BatchPlan,
+    source: ImageSource,
+    state: TrainingState,
+    stopped: Callable[[], bool],
+) -> Generator[torch.Tensor, None, None]:
+    """This rank's images of every step from the state's on, as `training_batches` has them."""
+    return training_batches(
+        source,
+        seed=config.train.seed,
+        batch=plan.batch,
+        start_nimg=state.nimg,
+        mirror=config.data.mirror,
+        rank=plan.rank,
+        world_size=plan.world_size,
+        workers=config.data.workers,
+        max_bad=config.data.max_bad,
+        pin_memory=next(state.G.parameters()).is_cuda,
+        stopped=stopped,
+    )
 
 
 def make_evaluator(
