@@ -1,4 +1,4 @@
-"""Everything that knows about ranks. In a process that torchrun did not start there is one, 0."""
+"""Everything that knows about ranks. A process that torchrun did not start is rank 0 of 1."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _leaves_alone = False
 
 
 def rank() -> int:
-    """This process among all, 0 to world_size() - 1."""
+    """The number of this process among all, 0 to world_size() - 1."""
     return dist.get_rank() if _is_joined() else 0
 
 
@@ -41,18 +41,18 @@ def is_main() -> bool:
 
 
 def share_of(items: Items, rank: int, world_size: int) -> Items:
-    """What this rank takes of all ranks' items: those at rank, rank + world_size, ..."""
+    """The items that this rank takes of all: those at rank, rank + world_size, ..."""
     assert 0 <= rank < world_size
     return items[rank::world_size]
 
 
 def own_share(items: Items) -> Items:
-    """What this process takes of all ranks' items."""
+    """The items that this process takes of all."""
     return share_of(items, rank(), world_size())
 
 
 def interleaved(shares: Sequence[Tensor]) -> Tensor:
-    """All items in their order again, from every rank's share: undoes `share_of`."""
+    """All items in their own order, from every rank's share: it undoes `share_of`."""
     items = shares[0].new_empty(sum(len(share) for share in shares), *shares[0].shape[1:])
     for rank, share in enumerate(shares):
         share_of(items, rank, len(shares)).copy_(share)
@@ -69,7 +69,7 @@ def is_launched() -> bool:
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto`: this rank's GPU where there is one, else the CPU; `cuda` is this rank's GPU too.
+    """The device that is meant: `cuda` is this rank's GPU; `auto` is too, or the CPU without one.
 
     Raises ValueError for a device that PyTorch does not know or that is not there.
     """
@@ -95,10 +95,10 @@ def pick_device(name: str = "auto") -> torch.device:
 def process_group(
     device: torch.device, *, timeout_seconds: float = START_TIMEOUT_SECONDS
 ) -> Iterator[None]:
-    """Join the processes that torchrun started (NCCL for GPUs, gloo for CPUs); leave at the end.
+    """Within the block, the processes that torchrun started work together (by NCCL or gloo).
 
-    A rank that waits longer for another ends with an error: OSError, as all functions here that
-    wait. In any other process, and within another such block, nothing happens.
+    A rank that waits longer for another raises OSError, as all functions here that wait. In any
+    other process, and within another such block, nothing happens.
     """
     global _leaves_alone
     if not is_launched() or _is_joined():
@@ -131,14 +131,14 @@ def process_group(
 
 
 def leave_alone() -> None:
-    """This rank ends without waiting for the others, which may be in the middle of a step."""
+    """Let this rank end without waiting for the others, which may be in the middle of a step."""
     global _leaves_alone
     _leaves_alone = True
 
 
 @contextmanager
 def _naming_lost_ranks() -> Iterator[None]:
-    """An error of the block, which waits for the other ranks, becomes one sentence, an OSError."""
+    """Within the block, an error of waiting for other ranks becomes an OSError, one sentence."""
     try:
         yield
     except torch.OutOfMemoryError:
@@ -154,15 +154,15 @@ def _naming_lost_ranks() -> Iterator[None]:
 def step_timeout_seconds() -> float:
     """How long a rank may keep the others waiting within a step: $STYLENAT_STEP_TIMEOUT, or 100 s.
 
-    Raises ValueError where that is not a positive number.
+    Raises ValueError if that is not a positive number.
     """
     return seconds_from("STYLENAT_STEP_TIMEOUT", STEP_TIMEOUT_SECONDS)
 
 
 def set_timeout(seconds: float) -> None:
-    """From here on ranks wait this long for each other. To be called by all of them together."""
+    """Set how long ranks wait for each other from here on. All ranks must call it together."""
     if world_size() > 1:
-        # The first is public, and newer than the oldest PyTorch that is supported.
+        # The public one is missing in the oldest PyTorch that is supported.
         change = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
         change(timedelta(seconds=seconds))
 
@@ -175,7 +175,7 @@ def barrier() -> None:
 
 
 class Largest:
-    """The largest of all ranks' numbers: asked for now, and read later, without waiting.
+    """The largest of all ranks' numbers, asked for now and read later, when nobody must wait.
 
     Every rank asks, and reads, in the same order as its other collectives.
     """
@@ -186,7 +186,7 @@ class Largest:
         with _naming_lost_ranks():
             self.work = dist.all_reduce(self.number, dist.ReduceOp.MAX, async_op=True)
             if device.type == "cuda":
-                self.work.wait()  # on the device
+                self.work.wait()  # the device's stream waits, not this process
                 self.number = self.number.to("cpu", non_blocking=True)
                 self.arrived = torch.cuda.Event()
                 self.arrived.record()
@@ -270,7 +270,7 @@ def run_on_main(action: Callable[[], T]) -> T:
 
 @contextmanager
 def main_first() -> Iterator[None]:
-    """Rank 0 runs the block, then the others: what it fetches or caches, they find."""
+    """Rank 0 runs the block before the others, which find what it has fetched or cached."""
     if not is_main():
         barrier()
     try:

@@ -1,4 +1,4 @@
-"""What this machine can run: its parts, and every attention backend tried on a small problem."""
+"""What this machine can run: its parts, and every attention backend, tried on a small problem."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from stylenat.files import cache_folder
 from stylenat.machine import DRIVER, first_line, version
 from stylenat.precision import TRAINED, name_of
 
-# FFHQ's kernel and head_dim, on a small map that has edges, an inside, and an odd column of tiles.
+# FFHQ's kernel_size and head_dim, on a small map that has edges, an inside and a partial tile.
 SHAPE = (2, 16, 18, 4, 32)
 GROUPS = (HeadGroup(2, 7, 1), HeadGroup(2, 7, 2))
 NAMES = ("output", "gradient of q", "gradient of k", "gradient of v", "gradient of the bias")
 UNKNOWN = "of unknown version"
-WIDTH = 200  # of a table that is not for a terminal
+WIDTH = 200  # of a table that is not shown on a terminal
 
 
 @dataclass(frozen=True)
 class Trial:
     """One backend on one device in one dtype.
 
-    `verdict` is yes, forward only, no, fails or wrong; `reason` says why, where it is not yes.
-    `is_auto`: does `auto` take this backend here?
+    `verdict` is yes, forward only, no, fails or wrong; `reason` says why it is not
+    yes. `is_auto` says whether `auto` takes this backend here.
     """
 
     device: str
@@ -54,7 +54,7 @@ class Examination:
 
     @property
     def fault(self) -> str | None:
-        """One sentence on a backend that `auto` takes and that does not work; None if all do."""
+        """One sentence on a backend that `auto` takes and that fails; None if all work."""
         for trial in self.trials:
             if trial.is_auto and trial.verdict != "yes":
                 return (
@@ -65,7 +65,7 @@ class Examination:
         return None
 
     def show(self) -> None:
-        """Print both as tables."""
+        """Print facts and trials as tables."""
         # Importing rich draws a number from Python's generator.
         from rich.console import Console
         from rich.table import Table
@@ -91,12 +91,12 @@ def examine() -> Examination:
     """Look at the machine, and run every attention backend on the CPU and on every GPU.
 
     Output and gradients are compared with the reference's in float64, and may err by twice as much
-    as the reference does in the same dtype. What compiles on a first call does so here.
-    Raises ValueError where STYLENAT_ATTENTION names no backend.
+    as the reference does in the same dtype. Backends that compile on their first call compile now.
+    Raises ValueError if STYLENAT_ATTENTION names no backend.
     """
     trials, facts = [], _facts()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the table says it
+        warnings.simplefilter("ignore")  # the table says what they say
         for device in ("cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))):
             autos = []
             problems = {dtype: _problem(device, dtype) for dtype in TRAINED}
@@ -119,7 +119,7 @@ def examine() -> Examination:
 
 
 def _inputs(device: str, dtype: torch.dtype, exact_as: torch.dtype) -> list[Tensor]:
-    """q, k, v, and the bias of each group, in float32 or better: what `exact_as` holds exactly."""
+    """q, k, v, and each group's bias in float32 or better. Their values are exact in `exact_as`."""
     generator = torch.Generator().manual_seed(0)
     shapes = [SHAPE] * 3 + [group.rpb_shape for group in GROUPS]
     values = [torch.randn(shape, generator=generator).to(exact_as) for shape in shapes]
@@ -141,7 +141,7 @@ def _attend(inputs: Sequence[Tensor], backend: str) -> Tensor:
 
 
 def _values(backend: str, device: str, dtype: torch.dtype, exact_as: torch.dtype) -> list[Tensor]:
-    """Output and gradients by NAMES, in float64."""
+    """The output and the gradients that NAMES lists, in float64."""
     inputs = _inputs(device, dtype, exact_as)
     out = _attend(inputs, backend)
     weight = torch.linspace(-1, 1, out.numel(), device=device, dtype=exact_as).view(out.shape)
@@ -151,7 +151,7 @@ def _values(backend: str, device: str, dtype: torch.dtype, exact_as: torch.dtype
 
 
 def _try(backend: Backend, problem: Problem, device: str) -> tuple[str, str]:
-    """Verdict and reason of a Trial."""
+    """The verdict and the reason of a trial."""
     if (reason := backend.unsupported(problem)) is not None:
         return "no", reason
     dtype, ran = problem.dtype, False
@@ -170,7 +170,7 @@ def _try(backend: Backend, problem: Problem, device: str) -> tuple[str, str]:
         floor = torch.finfo(dtype).eps * truth.abs().max().item()
         allowed = 2 * max((reference - truth).abs().max().item(), floor)
         off = (value - truth).abs().max().item()
-        if not off <= allowed:  # NaN, too
+        if not off <= allowed:  # true for NaN as well
             return "wrong", f"the {name} is off by {off:.2g}, where {allowed:.2g} is allowed"
     return "yes", ""
 

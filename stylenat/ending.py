@@ -1,10 +1,10 @@
-"""How a process comes to its end, whatever it waits for.
+"""Ends the process in time after a signal or an error, whatever it waits for.
 
-Python runs a signal's handler in the main thread, between two steps of its own: never while that
-thread waits within a library, for another rank say. So a second thread hears the signals too, and
-ends the process if the main thread does not do so in time:
+Python runs a signal's handler in the main thread, between two instructions of Python. So it does
+not run while that thread waits within a library, for example for another rank. Therefore a second
+thread hears the signals too, and ends the process if the main thread does not do so in time:
 
-- 25 s after a first signal, beyond the longest step or save so far;
+- 25 s after a first signal, plus the longest step or save so far;
 - 3 s after a second one;
 - 25 s after an error, or after the command's last line, if something still keeps the process.
 
@@ -26,9 +26,9 @@ from contextlib import contextmanager
 
 VARIABLE, FIRST_SECONDS = "STYLENAT_STOP_TIMEOUT", 25.0
 SECOND_SECONDS = 3.0
-# torchrun passes a signal on to its ranks, and a terminal sends it to all processes: one request.
+# Signals within this time are one request: torchrun passes on what the terminal sends to all.
 SAME_REQUEST_SECONDS = 1.0
-# Some of them are known on POSIX systems alone.
+# Some of them exist on POSIX systems only.
 ASKING = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
@@ -61,9 +61,9 @@ def ending_in_time() -> Iterator[None]:
 
 
 def end_in_time() -> _Watch | None:
-    """As `ending_in_time`, from now on to the end of the process. For programs, once.
+    """Do as `ending_in_time` until the process ends. For programs, to call once.
 
-    Elsewhere than on POSIX systems, nothing happens.
+    On other systems than POSIX ones, nothing happens.
     """
     global _watch
     if os.name != "posix":
@@ -76,9 +76,9 @@ def end_in_time() -> _Watch | None:
 
 
 def hurry(exit_code: int = 1) -> None:
-    """The process is on its way out: it ends in 25 s, even if something still keeps it.
+    """End the process in 25 s, if it has not ended by itself until then.
 
-    Does nothing outside of `ending_in_time`.
+    Outside of `ending_in_time` this does nothing.
     """
     if _watch is not None:
         _watch.end_within(_watch.patience, exit_code, "its work was over, and something kept it")
@@ -86,7 +86,7 @@ def hurry(exit_code: int = 1) -> None:
 
 @contextmanager
 def unhurried() -> Iterator[None]:
-    """Time a step, or a save: after a first signal, the process may take that long once more."""
+    """Time a step or a save, since after a signal the process may take that long once more."""
     start = time.monotonic()
     try:
         yield
@@ -96,7 +96,7 @@ def unhurried() -> Iterator[None]:
 
 
 def seconds_from(variable: str, default: float) -> float:
-    """A number of seconds out of an environment variable; raises ValueError unless positive."""
+    """The seconds that an environment variable sets. Raises ValueError unless positive."""
     text = os.environ.get(variable, "")
     if not text:
         return default
@@ -110,7 +110,7 @@ def seconds_from(variable: str, default: float) -> float:
 
 
 class _Watch(threading.Thread):
-    """Hears signals over a pipe, and ends the process at its deadline."""
+    """Gets signals over a pipe, and ends the process at its deadline."""
 
     def __init__(self) -> None:
         super().__init__(name="stylenat-ending", daemon=True)
@@ -167,7 +167,7 @@ class _Watch(threading.Thread):
     def _end(self) -> None:
         text = f"Error: ended in the middle of its work or of a wait: {self.reason}; what was "
         text += "saved before is whole\n"
-        # A pipe that nobody reads must not keep the process either.
+        # Writing to a pipe that nobody reads must not keep the process either.
         if select.select([], [2], [], 0)[1]:
             with contextlib.suppress(OSError):
                 os.write(2, text.encode())

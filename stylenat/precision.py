@@ -28,7 +28,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager
 def set_tf32(*, allowed: bool) -> None:
     """Whether float32 products and convolutions on GPUs may round their factors to TF32.
 
-    It holds for the whole process, hence is for training to call at its start.
+    It holds for the whole process, so it is for training to call, at its start.
     """
     for switch in _switches():
         switch.fp32_precision = "tf32" if allowed else "ieee"

@@ -20,7 +20,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Call:
-    """q, k and v [B, H, W, N, D], as views of one tensor, and a table of biases a group."""
+    """q, k and v [B, H, W, N, D], as views of one tensor, and a bias table for each group."""
 
     side: int
     groups: tuple[HeadGroup, ...]
@@ -57,7 +57,7 @@ class Call:
 
     @property
     def bytes(self) -> int:
-        """q, k and v read and the output written, once each: what a forward pass has to move."""
+        """What a forward pass has to move: it reads q, k and v and writes the output, once each."""
         return 4 * self.q.numel() * self.q.element_size()
 
     def attend(self, backend: str, *, bias: bool = True) -> Attend:
@@ -72,7 +72,7 @@ class Call:
 
 
 def shape_name(side: int, groups: Sequence[HeadGroup]) -> str:
-    """A map and its head groups, as tables have them: 16x16 8h k7 d1 + 8h k7 d2."""
+    """A map and its head groups, as tables write them: 16x16 8h k7 d1 + 8h k7 d2."""
     dealt = " + ".join(f"{g.heads}h k{g.kernel_size} d{g.dilation}" for g in groups)
     return f"{side}x{side} {dealt}"
 
@@ -86,9 +86,9 @@ def time_call(
     repeats: int,
     backward: bool = True,
 ) -> tuple[Timing, Timing | None, float | None]:
-    """Forward, forward plus backward, and the peak of a GPU's memory in MB.
+    """The time of a forward pass, of forward plus backward, and a GPU's peak memory in MB.
 
-    The backward pass is to q, k, v and `learned`, with a gradient of ones.
+    The backward pass computes the gradients of q, k, v and `learned` from one of ones.
     """
     reset_peak_memory(device)
     q, k, v = call.q, call.k, call.v

@@ -13,7 +13,7 @@ from stylenat.precision import without_tf32
 
 @dataclass(frozen=True)
 class Ceilings:
-    """What this machine reached in this run: matrix products, and copying of large tensors."""
+    """The speeds that this machine reached in this run, of products and of copying."""
 
     float32_flops: float
     bfloat16_flops: float
@@ -25,10 +25,10 @@ class Ceilings:
 
 @functools.cache
 def measure_ceilings(device: torch.device = CPU) -> Ceilings:
-    """FLOP/s of wide products, without TF32; bytes/s (read plus written) of copying.
+    """FLOP/s of wide matrix products, without TF32; bytes/s of copying, read plus written.
 
-    2048-wide and 256 MiB on a CPU; 4096-wide in float32, 8192-wide in bfloat16 and 2 GiB on a GPU.
-    Measured once a process.
+    Matrices are 2048 wide on a CPU; on a GPU 4096 in float32, and 8192 in bfloat16. The tensor that
+    is copied has 256 MiB on a CPU, and 2 GiB on a GPU. Measured once per process.
     """
     on_gpu = device.type == "cuda"
 

@@ -1,4 +1,4 @@
-"""How fast images are prepared, and read while training."""
+"""How fast images are prepared, and how fast training reads them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from stylenat.data import open_images, training_batches
 from stylenat.data.pool import available_processors
 from stylenat.data.prepare import Settings, prepare
 
-# (side, drawn faces in the zip, batches a run)
+# (side, drawn faces in the zip, batches per run)
 SHAPES = ((64, 2000, 32), (256, 400, 8))
 BATCH = 32
 WORKERS = (0, 2)
 
 
 def bench_data(*, repeats: int) -> Report:
-    """Images a second: drawing faces into a zip, once, and training batches from that zip.
+    """Images per second of drawing faces into a zip, once, and of reading batches from that zip.
 
-    Preparing counts the start of its processes; reading is timed between batches, once they come.
+    Preparing includes the start of its processes; reading is timed once its processes run.
     """
     report = Report(
         "data",

@@ -1,4 +1,4 @@
-"""Images a second of a whole generator, beside the same network with its attention taken out."""
+"""Images per second of a whole generator, and of the same network without its attention."""
 
 from __future__ import annotations
 
@@ -46,14 +46,15 @@ def bench_generator(
     compiled: bool = False,
     profiled: bool = False,
 ) -> Report:
-    """A generator with fresh weights: each dtype, with attention and without, by batch.
+    """The speed of a generator with fresh weights, in each dtype and batch, with attention and not.
 
-    bfloat16 is autocast, as in training; float32 is without TF32. Without attention every call of
-    the operation gives back its values (the projections stay): what is left is the cost of
-    everything else. `relative_error` is the root mean square error of the first image against eager
-    float32, over the standard deviation of its pixels. FLOP are `forward_flop`'s. With `compiled`,
-    by `compile_synthesis` as well. A batch that a GPU's memory does not hold ends the larger ones.
-    `profiled` adds the time by kernel of the largest batch that fitted, in bfloat16.
+    bfloat16 is by autocast, as in training; float32 is without TF32. "Attention taken out" means
+    that the operation gives back v, while the projections stay: it shows the cost of everything
+    else. `relative_error` is the root mean square error of the first image against eager float32,
+    divided by the standard deviation of its pixels. FLOP are those of `forward_flop`. `compiled`
+    measures the network after `compile_synthesis` too. If a GPU's memory does not hold a batch,
+    larger ones are left out. `profiled` adds the time that each kernel takes in bfloat16, with the
+    largest batch that fitted.
     """
     config = load_config(config_path).model.generator
     side = config.resolution
@@ -100,12 +101,12 @@ def _bench(
     batches: Sequence[int],
     repeats: int,
 ) -> None:
-    """A row a batch of `network`, until the memory is full; the error is against `exact`."""
+    """Add a row for each batch, until the memory is full; errors are against `exact`."""
     flop = forward_flop(network.config)
     for batch in sorted(batches):
         z = torch.randn(batch, network.z_dim, device=report.device)
         if names[1] == "compiled":
-            torch.compiler.reset()  # dynamo gives up compiling after eight shapes
+            torch.compiler.reset()  # otherwise dynamo gives up after eight shapes
         reset_peak_memory(report.device)
         try:
             seconds, images = _time(network, z, dtype, repeats)

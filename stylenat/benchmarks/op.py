@@ -1,4 +1,4 @@
-"""The attention operation by itself: every backend that runs here, at the levels of FFHQ."""
+"""The speed of the attention operation, by every backend that runs here, at FFHQ's levels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEVELS: tuple[tuple[int, tuple[HeadGroup, ...]], ...] = (
     (32, (HeadGroup(8, 7, 1), HeadGroup(8, 7, 4))),
     (16, (HeadGroup(8, 7, 1), HeadGroup(8, 7, 2))),
 )
-# On a CPU; the first has figures of other implementations, in results/README.md.
+# For a CPU. Of the first, results/README.md has the times of other implementations.
 SHAPES = (
     (64, (HeadGroup(16, 7, 8),)),
     (256, (HeadGroup(4, 7, 1),)),
@@ -31,9 +31,12 @@ SHAPES = (
 )
 REFERENCE_SIDE = 64
 SLOW_REPEATS = 3
-# A dense mask takes side**4 values a head: 34 MB in all for 16 heads at 32x32 in bfloat16.
+# The largest map for a dense mask, which has side**4 values per head: 34 MB for 16 heads at 32x32
+# in bfloat16.
 DENSE_SIDE = {"cpu": 32, "cuda": 64}
-FLEX_SIDE = 64  # on a CPU; FlexAttention takes seconds above, and many minutes to build its mask
+# The largest map for FlexAttention on a CPU: on larger ones it takes seconds, and many minutes to
+# build its mask.
+FLEX_SIDE = 64
 
 COLUMNS = (
     "shape",
@@ -58,10 +61,11 @@ COLUMNS = (
 def bench_op(
     *, device: torch.device, batches: Sequence[int], repeats: int, max_side: int = 1024
 ) -> Report:
-    """Forward and forward plus backward of every backend, with bias, and of its rivals.
+    """The time of forward, and of forward plus backward, of every backend and of its rivals.
 
-    FLOP are of the forward pass's two products, bytes of q, k, v and output. `memory_mb` is the
-    peak of forward plus backward on a GPU. `natten` runs without a bias too: what it is made for.
+    FLOP are those of the forward pass's two products, bytes those of q, k, v and the output.
+    `memory_mb` is the peak of forward plus backward on a GPU. `natten` is also measured without a
+    bias, since it is made for that.
     """
     report = Report(
         "op", "Neighborhood attention, head_dim 32", COLUMNS, measure_ceilings(device), device
@@ -90,7 +94,7 @@ def _bench_backends(report: Report, call: Call, repeats: int) -> None:
 
 
 def _bench_rivals(report: Report, call: Call, repeats: int) -> None:
-    """PyTorch's attention behind a dense mask, and where no backend of ours is it, its Flex."""
+    """Measure PyTorch's attention with a dense mask, and on a CPU its FlexAttention."""
     q, k, v = (x.flatten(1, 2).transpose(1, 2).contiguous() for x in (call.q, call.k, call.v))
     swapped = Call(call.side, call.groups, q, k, v, call.rpb)
     rpb = [table.detach() for table in call.rpb]
@@ -116,14 +120,14 @@ def _bench(
     backward: bool = True,
     of: Call | None = None,
 ) -> None:
-    """A row: `attend` on the call's tensors. With `tables` the biases get gradients as well."""
+    """Add a row of `attend` on the call's tensors. With `tables` the biases get gradients too."""
     call_of_row = call if of is None else of
     learned = call.rpb if bias and tables else []
     try:
         forward, both, memory = time_call(
             report.device, call, attend, learned, repeats=repeats, backward=backward
         )
-    except Exception as error:  # a backend that fails must not cost the others their rows
+    except Exception as error:  # if one backend fails, the others still get their rows
         reason = str(error).strip().splitlines() or [type(error).__name__]
         report.notes.append(f"{name} failed at {call_of_row}, {call.q.dtype}: {reason[0]}")
         return
@@ -153,9 +157,9 @@ def _bench(
 
 
 def triton_over_natten(rows: Iterable[dict[str, Any]]) -> dict[tuple[str, int, str, str], float]:
-    """How many times as long `triton` with bias takes as `natten` without it, where both ran.
+    """How many times as long `triton` with bias takes as `natten` without it.
 
-    By shape, batch, dtype and `forward` or `with_backward`.
+    Only of calls that both can run; by shape, batch, dtype, and `forward` or `with_backward`.
     """
     ours: dict[tuple[str, int, str, str], float] = {}
     theirs: dict[tuple[str, int, str, str], float] = {}

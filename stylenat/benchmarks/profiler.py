@@ -1,4 +1,4 @@
-"""Time by kernel, as text."""
+"""How long each kernel takes, as a table of text."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ RUNS = 3
 def time_by_kernel(run: Callable[[], object], title: str, *, device: torch.device) -> str:
     """A table of the kernels (on a CPU: operators) that `run` spends most time in.
 
-    Milliseconds and calls a run; below 100 % of the run's own time the device waits for the host.
+    Times and calls are per run. If the kernels add up to less than the run, the device has waited.
     """
     seconds = measure(run, repeats=RUNS, device=device).median
     on_gpu = device.type == "cuda"

@@ -1,4 +1,4 @@
-"""A table that is printed and written as JSON, with all that it was measured on."""
+"""A table that is printed, and written as JSON with what it was measured on."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stylenat.benchmarks.timing import CPU
 from stylenat.files import replacing
 from stylenat.machine import environment, label
 
-WIDTH = 200  # of a table that is not for a terminal
+WIDTH = 200  # of a table that is not shown on a terminal
 
 
 @dataclass
 class Report:
-    """One table: every row a dict with the same keys. `profile` is text: time by kernel."""
+    """One table, whose rows are dicts with the same keys. `profile` is `time_by_kernel`'s text."""
 
     name: str
     title: str
@@ -43,7 +43,7 @@ class Report:
 
     @contextmanager
     def until_interrupted(self) -> Iterator[None]:
-        """Ctrl-C ends the block early: the rows so far are worth having."""
+        """Ctrl-C ends the block, but not the command, so that the rows so far are kept."""
         try:
             yield
         except KeyboardInterrupt:
@@ -73,7 +73,7 @@ class Report:
             console.print(text, markup=False, highlight=False)
 
     def write(self, folder: Path) -> Path:
-        """Write the table and all that it was measured on as JSON; returns the file.
+        """Write the table and what it was measured on as JSON, and return the file.
 
         A profile is written beside it, as text.
         """

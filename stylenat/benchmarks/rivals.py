@@ -1,4 +1,4 @@
-"""What PyTorch itself has for neighborhood attention, to measure beside our backends.
+"""Neighborhood attention by means of PyTorch alone, to compare our backends with.
 
 Legend: B batch, N heads, L pixels of a side x side map, D head_dim.
 """
@@ -17,8 +17,8 @@ from stylenat.benchmarks.calls import Attend
 
 
 def axis_windows(side: int, group: HeadGroup, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of two pixels along one axis, query and key [side, side]: is the key in the query's window,
-    and the place of their offset in the bias table (clamped to it where the key is not seen)."""
+    """For each query and key along one axis [side, side]: whether the key is in the query's window,
+    and the index of their offset in the bias table. The index of a key outside is clamped."""
     kernel_size, dilation = group.kernel_size, group.dilation
     keys, _ = window_indices(side, kernel_size, dilation, device)
     start = torch.div(keys[:, 0], dilation, rounding_mode="floor")
@@ -33,7 +33,7 @@ def axis_windows(side: int, group: HeadGroup, device: torch.device) -> tuple[Ten
 
 def compiled_flex(side: int, group: HeadGroup, rpb: Tensor) -> Attend:
     """A compiled call of (q, k, v), each [B, N, L, D], that equals our operation: FlexAttention."""
-    # Importing it imports dynamo and inductor, which has effects.
+    # Imported here, since it imports dynamo and inductor, which has effects.
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     near, offset = axis_windows(side, group, rpb.device)
@@ -61,7 +61,7 @@ def dense_attention(
 
 
 def _dense_mask(side: int, group: HeadGroup, rpb: Tensor) -> Tensor:
-    """The bias of every pair of pixels, minus infinity where the key is not seen: [N, L, L]."""
+    """The bias of every pair of pixels, minus infinity for keys that are not seen: [N, L, L]."""
     near, offset = axis_windows(side, group, rpb.device)
     bias_NQKqk = rpb[:, offset[:, :, None, None], offset]  # rows of query and key, then columns
     is_seen_QKqk = near[:, :, None, None] & near

@@ -1,4 +1,4 @@
-"""Seconds and memory of repeated runs, on the CPU and on GPUs."""
+"""How long a call takes, and how much of a GPU's memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 WARM_UPS = 2
-FEWEST = 3  # runs, however long they take
+FEWEST = 3  # runs that count, however long they take
 CPU = torch.device("cpu")
 
 # A GPU is timed over several runs in a row, so that each is launched while the one before runs.
@@ -38,10 +38,10 @@ def measure(
     device: torch.device = CPU,
     most_seconds: float = 60.0,
 ) -> Timing:
-    """Time of `run`, after two runs that do not count.
+    """The time of `run`, measured `repeats` times after two runs that do not count.
 
-    On a CPU by the wall clock; on a GPU between two events on its stream, a mean over as many runs
-    as take 20 ms. Repeated `repeats` times, or at least three where `most_seconds` are over before.
+    On a CPU it is the wall clock's. On a GPU it is measured between two events on the stream, as a
+    mean over as many runs as take 20 ms. After `most_seconds`, three measurements are enough.
     """
     for _ in range(WARM_UPS):
         run()
@@ -58,7 +58,7 @@ def measure(
 
 
 def _seconds(run: Callable[[], object], calls: int, device: torch.device) -> float:
-    """Seconds a run, over `calls` of them."""
+    """Seconds per run, as a mean over `calls` of them."""
     if device.type == "cuda":
         with torch.cuda.device(device):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -76,7 +76,7 @@ def _seconds(run: Callable[[], object], calls: int, device: torch.device) -> flo
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_mb` count from here."""
+    """Start to measure `peak_memory_mb` anew."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)

@@ -37,8 +37,8 @@ COLUMNS = (
 def bench_tokens(*, device: torch.device, repeats: int, max_side: int = SIDES[-1]) -> Report:
     """Nanoseconds per token of four heads, two with dilation 1, two spread over 7/8 of the map.
 
-    With bias, by the backend that `auto` takes. Once with one image, and once with as many as make
-    the largest map's number of tokens: there neither launches nor caches change with the side.
+    It has a bias, and runs by the backend that `auto` takes. Each map is measured with one image,
+    and with as many as have the largest map's number of tokens, so that only the side differs.
     """
     report = Report(
         "tokens",
@@ -86,7 +86,7 @@ def _bench(report: Report, side: int, batch: int, dtype: torch.dtype, repeats: i
 
 
 def flatness(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A sentence a dtype and kind of batch: how far the dearest token is from the cheapest."""
+    """For each dtype and kind of batch, a sentence: the cheapest and the dearest token."""
     constant = max((row["batch"] * row["side"] ** 2 for row in rows), default=0)
     kinds: dict[str, Callable[[dict[str, Any]], bool]] = {
         "one image": lambda row: row["batch"] == 1,

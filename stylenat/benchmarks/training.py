@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, on synthetic images."""
+"""How long each part of a training step takes, on random images."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ COLUMNS = (
     "of_product_ceiling",
     "memory_mb",
 )
-# A forward pass has two products, the backward pass five: the logits again, and a gradient each to
-# the probabilities, v, q and k.
+# A forward pass of attention has two products, a backward pass five: the logits again, and the
+# gradients of the probabilities, of v, of q and of k.
 BACKWARD_PRODUCTS = 5 / 2
 
 
 def cut(config: RunConfig, resolution: int) -> RunConfig:
     """The same networks for smaller images: the generator's levels up to `resolution`, and the
-    discriminator's up to half of it. Raises ValueError where there is no such level."""
+    discriminator's up to half of it. Raises ValueError if there is no such level."""
     model = config.model
     sides = [level.resolution for level in model.generator.levels]
     if resolution not in sides[1:]:
@@ -77,13 +77,12 @@ def bench_training(
     repeats: int,
     profiled: bool = False,
 ) -> Report:
-    """Seconds of each part of a step, in the config's recipe and precision, and of a whole step.
+    """Seconds of each part of a step and of a whole step, in the config's recipe and precision.
 
-    A whole step is the inputs, D's step, its penalty's share (a step in `r1_every`), G's step and
-    the average; the steps hold Adam's. The generator's forward and backward alone are to the sum of
-    its images' squares. FLOP are of
-    products and convolutions. `profiled` adds the time by kernel of D's and G's step of the largest
-    batch that fits.
+    A whole step is made of the inputs, D's step, the penalty's step (of which one in `r1_every`
+    counts), G's step and the average. Steps include Adam. The loss of "G forward and backward" is
+    the sum of the squares of the images. FLOP are those of products and convolutions. `profiled`
+    adds the time that each kernel takes in D's and in G's step, with the largest batch that fits.
     """
     side = config.model.generator.resolution
     report = Report(
@@ -104,11 +103,11 @@ def bench_training(
 
 
 def _bench(report: Report, config: RunConfig, batch: int, repeats: int, profiled: bool) -> None:
-    """A row a part, and one of the whole step."""
+    """Add a row for each part, and one for the whole step."""
     device = report.device
     step = Step(config, batch, device)
     flop = step.flop()
-    prepare_torch(step.config, step.state)  # now: compiled products cannot be counted
+    prepare_torch(step.config, step.state)  # after counting: compiled products cannot be counted
     train = step.config.train
     timings: dict[str, Timing] = {}
     memories: dict[str, float | None] = {}
@@ -129,7 +128,7 @@ def _bench(report: Report, config: RunConfig, batch: int, repeats: int, profiled
     memories["whole step"] = max(memory or 0 for memory in memories.values()) or None
     for name, seconds in timings.items():
         flops = flop[name] / seconds.median if name in flop else None
-        is_exact = train.precision == "float32" or name == "penalty step"  # no autocast there
+        is_exact = train.precision == "float32" or name == "penalty step"  # without autocast
         ceiling = report.ceilings.flops(torch.float32 if is_exact else torch.bfloat16)
         report.add(
             part=name,
@@ -163,7 +162,7 @@ class Step:
         self.inputs = self.new_inputs()
 
     def parts(self) -> dict[str, Callable[[], object]]:
-        """By name, what each part runs."""
+        """What each part runs, by name."""
         state, inputs, train = self.state, self.inputs, self.config.train
         parts: dict[str, Callable[[], object]] = {
             "inputs": self.new_inputs,
@@ -180,7 +179,7 @@ class Step:
         return parts
 
     def flop(self) -> dict[str, float]:
-        """Of the parts that compute, as products and convolutions of the networks as they are."""
+        """FLOP of products and convolutions, of each part that has some."""
         generator, train = self.config.model.generator, self.config.train
         one_pass = train.batch * attention_flop(generator)
         again = 1 if generator.activation_checkpointing else 0
@@ -200,7 +199,7 @@ class Step:
         }
 
     def profile(self, title: str) -> str:
-        """Time by kernel of D's and of G's step."""
+        """How long each kernel takes in D's and in G's step."""
         parts = self.parts()
         return "\n\n".join(
             time_by_kernel(parts[name], f"{title}, {name}", device=self.device)
@@ -215,7 +214,7 @@ class Step:
         return step_inputs(real, self.plan, seed=config.train.seed, step=0, z_dim=z_dim)
 
     def adam(self) -> None:
-        """Both optimizers with gradients of zero: as much work as any."""
+        """Step both optimizers with gradients of zero, which takes as long as with any others."""
         for network, optimizer in (
             (self.state.G, self.state.optimizer_g),
             (self.state.D, self.state.optimizer_d),

@@ -1,4 +1,4 @@
-"""Floating-point operations that the networks need, counted from shapes."""
+"""How many floating-point operations the networks need, counted from shapes."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ def forward_flop(config: GeneratorConfig) -> int:
 
 
 def counted_flop(run: Callable[[], object]) -> int:
-    """What PyTorch's counter sees in `run`: its own products and convolutions, no attention of
-    ours."""
+    """FLOP of PyTorch's products and convolutions in `run`, without those of our attention."""
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
@@ -39,7 +38,7 @@ def counted_flop(run: Callable[[], object]) -> int:
 
 @contextmanager
 def without_attention() -> Iterator[None]:
-    """Within the block neighborhood attention gives back its values."""
+    """Within the block, neighborhood attention returns v."""
 
     def give_back_values(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
         return v.contiguous()

@@ -1,5 +1,5 @@
 """Training: `train(config, run_dir, device)` makes or continues a run.
 
-`start` is what a run needs, `state` what a step changes, `steps` what it sees and does, `loop`
-when.
+`start` has what a run needs before its first step, `state` what a step changes, `steps` what a step
+computes, and `loop` when all that happens.
 """

@@ -1,4 +1,4 @@
-"""Training states as files: whole with their SHA-256 beside them, or not there; the newest wins.
+"""Training states as files, each with its SHA-256 beside it. A run continues from the newest.
 
 The digest is written before the checkpoint takes its name: a process that is killed leaves a lone
 digest or a temporary file, never a checkpoint without a digest, which could be a damaged one.
@@ -29,8 +29,8 @@ log = logging.getLogger(__name__)
 def save_checkpoint(folder: Path, content: dict[str, Any], *, keep: int) -> Path:
     """Write `content` (state dicts and plain data, with `nimg`) to FOLDER/NIMG.pt.
 
-    The newest `keep` checkpoints stay. Raises OSError, with the file's name, where it cannot be
-    written; the older ones are still there then, and one of the same `nimg` too.
+    The newest `keep` checkpoints stay. Raises OSError, with the file's name, if it cannot be
+    written. Then all older ones are still there, and so is one of the same `nimg`.
     """
     path = folder / numbered_name(content["nimg"], ".pt")
     with naming(path):
@@ -45,9 +45,9 @@ def save_checkpoint(folder: Path, content: dict[str, Any], *, keep: int) -> Path
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that is whole; None where there are none at all.
+    """The newest checkpoint that is whole; None if there are no checkpoints.
 
-    Raises ValueError where there are some, and every one is damaged.
+    Raises ValueError if there are some, and all of them are damaged.
     """
     paths = checkpoints(folder)
     for path in paths:
@@ -63,9 +63,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What `save_checkpoint` wrote, on the CPU; nothing that the file names is run.
+    """What `save_checkpoint` wrote, on the CPU. No code that the file names is run.
 
-    Raises ValueError, one sentence that names it, for another format or file.
+    Raises ValueError, which names the file, if it is none of ours or has another format.
     """
     content: Any = load_untrusted(path, mapped=False)
     found = content.get("format") if isinstance(content, dict) else None
@@ -81,12 +81,12 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def clean_checkpoints(folder: Path, *, keep: int) -> None:
-    """Put in order what a killed process, or a damaged disk, left behind in the folder.
+    """Remove or rename what a killed process or a damaged disk left behind in the folder.
 
     Temporary files and digests without a checkpoint are removed, then all but the newest `keep`
     checkpoints. Damaged ones that are newer than the newest whole one, and those without a digest,
     get the ending `.damaged`, since they would count as kept; they are removed the next time.
-    Nothing may be written to the folder meanwhile.
+    Nobody may write to the folder meanwhile.
     """
     for path in list(folder.iterdir()):
         is_lone_digest = path.suffix == ".sha256" and not path.with_suffix("").exists()
@@ -105,7 +105,7 @@ def clean_checkpoints(folder: Path, *, keep: int) -> None:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints, the newest first, whole or not."""
+    """All checkpoints, the newest first, damaged ones too."""
     return numbered(folder, ".pt")
 
 
@@ -116,11 +116,11 @@ def is_whole(path: Path) -> bool:
 
 
 def _write(path: Path, content: dict[str, Any]) -> str:
-    """Write the file; its SHA-256."""
+    """Write the file, and return its SHA-256."""
     with path.open("wb") as file:
         stream = _Hashing(file)
         try:
-            # A stream of ours: for a path PyTorch makes a RuntimeError of every failed write.
+            # Given a path, PyTorch would make a RuntimeError of every failed write.
             torch.save({"format": FORMAT, "stylenat_version": __version__, **content}, stream)  # type: ignore[arg-type]
         except RuntimeError as error:
             if stream.error is None:
@@ -130,7 +130,7 @@ def _write(path: Path, content: dict[str, Any]) -> str:
 
 
 class _Hashing:
-    """A file that is written and hashed in one pass; `error` is the first one of writing."""
+    """A file that is hashed while it is written; `error` is the first one of writing."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -151,7 +151,7 @@ class _Hashing:
 
 
 def _remove(path: Path) -> None:
-    # In this order a kill in between leaves a digest alone, which nobody takes for a checkpoint.
+    # If the process is killed in between, a lone digest is left, and no damaged checkpoint.
     path.unlink()
     _digest_path(path).unlink(missing_ok=True)
 
@@ -161,7 +161,7 @@ def _digest_path(path: Path) -> Path:
 
 
 def _digests(path: Path) -> list[str]:
-    """A checkpoint's SHA-256: one, or two while it is replaced; none where there is no digest."""
+    """The SHA-256 of a checkpoint, two while it is being replaced, none if it has no digest."""
     try:
         lines = _digest_path(path).read_text(encoding="ascii").splitlines()
     except (FileNotFoundError, UnicodeDecodeError):

@@ -1,4 +1,4 @@
-"""`stylenat train --dry-run`: what a run would be, found without training."""
+"""`stylenat train --dry-run`: what a run would do and need, found without training."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from stylenat.training.steps import StepInputs, d_losses, g_loss, penalty_losses
 
 
 def describe_run(config: RunConfig) -> str:
-    """The resolved config, the data, parameters, images per step, and the memory they need.
+    """The resolved config, the data, parameters, images per step, and the memory needed.
 
-    Raises ValueError and OSError as training would at its start.
+    Raises the same ValueError or OSError as the start of training would.
     """
     plan = plan_of(config)
     source = open_training_images(config)
@@ -48,20 +48,20 @@ def describe_run(config: RunConfig) -> str:
 
 
 def fake_state(config: RunConfig) -> TrainingState:
-    """The state that training starts from; within a FakeTensorMode, without its memory."""
+    """The state that training starts from. Within a FakeTensorMode it takes no memory."""
     G, D = Generator(config.model.generator), Discriminator(config.model.discriminator)
     return state_of(G, D, Generator(config.model.generator), config.train)
 
 
 def state_bytes(count_g: int, count_d: int) -> int:
-    """G, D, G_ema, the larger gradient, and two moments a parameter, in float32."""
+    """G, D, G_ema, the larger gradient, and two moments for each parameter, in float32."""
     return 4 * (2 * count_g + count_d + max(count_g, count_d) + 2 * (count_g + count_d))
 
 
 def activation_bytes(state: TrainingState, config: TrainConfig, batch: int) -> int:
-    """What the hungriest of the three steps keeps for its backward pass, of `batch` images.
+    """What a step keeps of `batch` images for its backward pass: the most of the three steps.
 
-    Counted on passes over tensors without memory, to be called within a FakeTensorMode.
+    It is counted on tensors without memory: call this within a FakeTensorMode.
     """
     side = state.G.resolution
     part = StepInputs(
@@ -88,7 +88,7 @@ def activation_bytes(state: TrainingState, config: TrainConfig, batch: int) -> i
 
 
 def recomputed_bytes(G: Generator, config: TrainConfig, batch: int) -> int:
-    """With activation checkpointing, the most that a block keeps: one at a time is run again."""
+    """The most that a block keeps while it is run again; 0 without activation checkpointing."""
     if not G.config.activation_checkpointing:
         return 0
     w = torch.empty(batch, G.config.style_dim, requires_grad=True)

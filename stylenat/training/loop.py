@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: when a run steps, logs, saves, shows and measures."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ log = logging.getLogger(__name__)
 
 
 def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Signals | None:
-    """Train, or continue the run in `run_dir`; None at its end, else the signal that stopped it.
+    """Train, or continue the run in `run_dir`. Returns the signal that stopped it, None at its end.
 
     After SIGINT, SIGTERM and SIGUSR1 the step is finished and a checkpoint written. Every rank
-    calls this. Raises ValueError and OSError, one sentence each, before anything is written where
-    the config, the data or the folder do not fit; ValueError where training diverges, and OSError
-    where it can no longer save.
+    calls this. Raises ValueError or OSError, one sentence, before anything is written, if the
+    config, the data or the folder do not fit; later ValueError if training diverges, and OSError
+    if it can no longer save.
     """
-    # What can be wrong is found out first.
+    # Find out first what can be wrong.
     plan = plan_of(config)
     step_seconds = step_timeout_seconds()
     run_on_main(lambda: check_can_fill(run_dir))
@@ -98,7 +98,7 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
             return run.loop(batches, stop, step_seconds=step_seconds)
         except Stopped:  # in an evaluation; the state was saved, and the next start measures it
             stop.agreed(device)
-            number = stop.agreed(device)  # the answer to the first question, on several ranks
+            number = stop.agreed(device)  # several ranks learn the answer one call later
             assert number is not None
             return run.end_by_signal(number)
         except Interrupted:
@@ -133,7 +133,7 @@ class Run:
     def loop(
         self, batches: Iterator[torch.Tensor], stop: StopRequest, *, step_seconds: float
     ) -> signal.Signals | None:
-        """Steps until the last image, or until a signal: None, or that signal."""
+        """Take steps until the last image, or until a signal, which is returned."""
         config, state = self.config.train, self.state
         self.catch_up(stop)
         self.clock.restart(state.nimg)
@@ -154,7 +154,7 @@ class Run:
                 self.watch.check()
                 self.log_statistics()
 
-            # Save, show and measure; the other ranks wait for rank 0, and for the last to measure.
+            # Save, show and measure; all ranks wait for the slowest.
             if pauses:
                 set_timeout(START_TIMEOUT_SECONDS)
                 self.save(must_succeed=self.is_last or stopped_by is not None)
@@ -165,17 +165,17 @@ class Run:
         return None
 
     def next_batch(self, batches: Iterator[torch.Tensor]) -> torch.Tensor:
-        """The next step's images. If there are none, what has been trained so far is saved."""
+        """The next step's images. If they cannot be had, what has been trained so far is saved."""
         try:
             return next(batches)
         except (Interrupted, ValueError, OSError):
-            # Alone: the others may wait in a step that this rank will not take.
+            # No collective: the others may be in a step that this rank will not take.
             if is_main():
                 self.outputs.save_before_an_error(self.clock.seconds)
             raise
 
     def step(self, pixels_BHW3: torch.Tensor) -> None:
-        """One step of D, of its penalty when it is due, and of G."""
+        """One step of D, one of its penalty if that is due, and one of G."""
         config, state = self.config.train, self.state
         pixels_BHW3 = pixels_BHW3.to(self.device, non_blocking=True)
         real = from_uint8(pixels_BHW3, self.config.model.generator.pixel_space)
@@ -201,7 +201,7 @@ class Run:
         return self.state.nimg >= self.config.train.total_nimg
 
     def due(self) -> tuple[bool, bool]:
-        """Whether this state is one to be kept and shown, and whether to be measured too."""
+        """Whether this state is to be kept and shown, and whether it is to be measured."""
         is_evaluation = self.evaluate is not None and (
             self.is_last or self.has_passed(self.config.metrics.every_kimg * 1000)
         )
@@ -214,7 +214,7 @@ class Run:
         return nimg // every_nimg > (nimg - batch) // every_nimg
 
     def log_statistics(self) -> None:
-        """One line to stats.jsonl, the log, the bar and the services."""
+        """Write one line to stats.jsonl, the log, the bar and the services."""
         state = self.state
         means = self.averages.take()
         speed = self.clock.lap(state.nimg)
@@ -241,7 +241,7 @@ class Run:
             run_on_main(lambda: self.outputs.save(seconds, must_succeed=must_succeed))
 
     def write_outputs(self, stop: StopRequest, *, snapshot: bool, evaluation: bool) -> None:
-        """Where asked for, samples, the exported generator, its scores; and the curves."""
+        """Write samples, snapshot and scores, as far as they are asked for; and the curves."""
         outputs = self.outputs
         if snapshot:
             run_on_main(lambda: outputs.export(must_succeed=self.is_last))
@@ -255,7 +255,7 @@ class Run:
         self.clock.restart(self.state.nimg)
 
     def catch_up(self, stop: StopRequest) -> None:
-        """Show and measure the newest state where the process that saved it came no further."""
+        """Show and measure the newest state, if the process that saved it ended before it did."""
         is_snapshot, is_evaluation = self.due()
         if self.state.nimg and is_snapshot:
             is_shown = run_on_main(lambda: self.outputs.is_shown(is_measured=is_evaluation))
@@ -263,7 +263,7 @@ class Run:
                 self.write_outputs(stop, snapshot=True, evaluation=is_evaluation)
 
     def end_by_signal(self, number: signal.Signals) -> signal.Signals:
-        """Leave word of the signal that stopped the run."""
+        """Note in the folder and the log which signal stopped the run."""
         if is_main():
             self.outputs.mark_stopped(number.name)
         log.info(
@@ -274,7 +274,7 @@ class Run:
         return number
 
     def announce(self) -> None:
-        """What is trained, from where, and at the very start a look at the data."""
+        """Log what is trained, on what and from where; a new run also gets its first pictures."""
         config, state = self.config.train, self.state
         for name in ("G", "D"):
             count = sum(p.numel() for p in getattr(state, name).parameters())

@@ -1,4 +1,4 @@
-"""What rank 0 writes as a run goes. A full disk ends it only where there would be nothing left."""
+"""What rank 0 writes during a run. A full disk ends the run only if its work would be lost."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class Outputs:
-    """Checkpoints, samples, snapshots, scores and curves of the state as it is at each call."""
+    """Writes checkpoints, samples, snapshots, scores and curves of the state as it is then."""
 
     def __init__(
         self,
@@ -55,15 +55,15 @@ class Outputs:
         self.failed_saves = 0
 
     def write_first_look(self, source: ImageSource) -> None:
-        """A look at the data, and at what the networks make before the first step."""
+        """Pictures of the data, and of what the generator makes before its first step."""
         save_real_grid(source, self.config.train, self.folder.reals)
         save_grid(self.state.G_ema, self.config.train, self.folder.sample(0))
 
     def save(self, seconds: float, *, must_succeed: bool) -> None:
-        """A checkpoint, with the seconds trained so far.
+        """Write a checkpoint, with the seconds trained so far.
 
-        Where it cannot be written, the run goes on to the next one. Raises OSError where it must
-        succeed, and the third time in a row.
+        If it cannot be written, the run goes on to the next one. Raises OSError if it must
+        succeed, and if it is the third failure in a row.
         """
         content = {**self.state.state_dict(), "seconds": seconds, "data": self.data}
         try:
@@ -87,14 +87,14 @@ class Outputs:
             self.failed_saves = 0
 
     def save_before_an_error(self, seconds: float) -> None:
-        """A checkpoint of the steps taken, if there are any new ones, whatever comes of it."""
+        """Write a checkpoint if there are new steps. A failure is logged, and not raised."""
         saved = checkpoints(self.folder.checkpoints)
         if self.state.nimg and (not saved or int(saved[0].stem) < self.state.nimg):
             with tolerating("the checkpoint"):
                 self.save(seconds, must_succeed=True)
 
     def export(self, *, must_succeed: bool) -> None:
-        """The sample grid and the snapshot; raises OSError where the snapshot must succeed."""
+        """Write sample grid and snapshot. Raises OSError if the snapshot fails and must not."""
         config, state = self.config.train, self.state
         with tolerating("the samples"):
             save_grid(state.G_ema, config, self.folder.sample(state.nimg))
@@ -102,13 +102,13 @@ class Outputs:
             save_snapshot(state.G_ema, self.folder, state.nimg, keep=config.keep_snapshots)
 
     def is_shown(self, *, is_measured: bool) -> bool:
-        """Whether this state's snapshot was written, and its scores where it is measured."""
+        """Whether this state's snapshot was written, and its scores too if it is measured."""
         if not self.folder.snapshot(self.state.nimg).exists():
             return False
         return not is_measured or self.folder.is_measured(self.state.nimg)
 
     def keep_scores(self, scores: Scores) -> None:
-        """A line in stats.jsonl, the protocol in it; the snapshot stays if it is the best yet."""
+        """Write scores and protocol to stats.jsonl; keep the snapshot if it is the best yet."""
         entry = {
             "step": self.state.step,
             "nimg": self.state.nimg,
@@ -132,7 +132,7 @@ class Outputs:
 
 @contextmanager
 def tolerating(what: str) -> Iterator[None]:
-    """An OSError of the block is a warning: training does not end for its sake."""
+    """Within the block an OSError becomes a warning, and training goes on."""
     try:
         yield
     except OSError as error:
@@ -143,7 +143,7 @@ def tolerating(what: str) -> Iterator[None]:
 
 
 def save_grid(generator: Generator, config: TrainConfig, path: Path) -> None:
-    """A contact sheet of the average generator's images of seeds 0, 1, ...: always the same."""
+    """A contact sheet of the average generator's images, always of seeds 0, 1, 2, ..."""
     columns, rows = config.sample_grid
     images = generate(
         generator,
@@ -155,7 +155,7 @@ def save_grid(generator: Generator, config: TrainConfig, path: Path) -> None:
 
 
 def save_real_grid(source: ImageSource, config: TrainConfig, path: Path) -> None:
-    """A contact sheet of the data, evenly spaced over the set, the next for one that is damaged."""
+    """A contact sheet of images spread over the data set; a damaged one is replaced by the next."""
     columns, rows = config.sample_grid
     count = min(columns * rows, len(source))
     indices = [i * len(source) // count for i in range(count)]
@@ -174,14 +174,14 @@ def save_snapshot(generator: Generator, folder: RunFolder, nimg: int, *, keep: i
 
 
 def keep_if_best(ranks: list[float], snapshot: Path, folder: RunFolder) -> None:
-    """Copy the snapshot, the last that was measured, to best.safetensors unless one was better."""
+    """Copy the snapshot that was measured last to best.safetensors, unless another was better."""
     if ranks[-1] <= min(ranks) and snapshot.exists():
         with replacing(folder.best) as temporary:
             shutil.copyfile(snapshot, temporary)
 
 
 def draw_curves(entries: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the lines of stats.jsonl to a PNG; replaced atomically."""
+    """Draw curves of the lines of stats.jsonl to a PNG, which is replaced atomically."""
     from matplotlib.figure import Figure
 
     metrics = sorted({name for entry in entries for name in entry.get("metrics", {})})

@@ -1,6 +1,6 @@
-"""What a run shows of itself: a live bar, a log, statistics.
+"""What a run shows while it goes: a live bar, a log, statistics.
 
-Rank 0 shows; the other ranks take part in the averages, and stay silent.
+Rank 0 shows it. The other ranks only take part in the averages.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from stylenat.training.run_folder import RunFolder
 
 
 class Averages:
-    """Running means of losses, on the device until somebody asks. What is not finite is left out:
-    no step was taken with it."""
+    """Running means of losses, which stay on the device until somebody asks for them.
+
+    Values that are not finite do not count: no step was taken with them.
+    """
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -53,9 +55,9 @@ class Averages:
 
 @contextmanager
 def logging_to(folder: RunFolder, bar: TrainingBar) -> Iterator[None]:
-    """Rank 0's log: to log.txt with the time, and to the bar's terminal or standard error.
+    """Within the block, rank 0 logs to log.txt with the time, and to the terminal.
 
-    Statistics are at the level DEBUG: a live bar shows them itself.
+    Statistics are logged at the level DEBUG, which does not go above a live bar: it shows them.
     """
     logger = logging.getLogger("stylenat")
     handlers: list[logging.Handler] = [logging.NullHandler()]
@@ -77,7 +79,7 @@ def logging_to(folder: RunFolder, bar: TrainingBar) -> Iterator[None]:
 
 
 class LogFile(logging.Handler):
-    """log.txt. Where the disk is full its lines wait, unmentioned: they are on the terminal too."""
+    """Writes log.txt. On a full disk the lines wait without a warning: the terminal shows them."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -90,9 +92,9 @@ class LogFile(logging.Handler):
 
 @contextmanager
 def lasting_stderr() -> Iterator[None]:
-    """Within the block nothing fails because the terminal was closed."""
+    """Within the block, writing to a terminal that was closed raises nothing."""
     before = sys.stderr
-    if before is None:  # there is none to lose
+    if before is None:  # the process has no standard error
         yield
         return
     sys.stderr = LastingStream(before)
@@ -139,7 +141,7 @@ class TrainingBar(Bar):
 
 
 class Clock:
-    """Images a second since the last time, and seconds trained in all, earlier starts included."""
+    """Images per second since the last lap, and seconds trained in all starts of the run."""
 
     def __init__(self, seconds: float) -> None:
         self.before = seconds
@@ -147,13 +149,13 @@ class Clock:
         self.last_nimg: int | None = None
 
     def restart(self, nimg: int) -> None:
-        """Do not count what happened since the last time: it was no training."""
+        """Leave out the time since the last lap: it was not spent on training."""
         now = time.perf_counter()
         self.start += now - self.last
         self.last, self.last_nimg = now, nimg
 
     def lap(self, nimg: int) -> float:
-        """Images a second since the last lap."""
+        """Images per second since the last lap."""
         now = time.perf_counter()
         assert self.last_nimg is not None
         speed = (nimg - self.last_nimg) / max(now - self.last, 1e-9)
@@ -166,7 +168,7 @@ class Clock:
 
 
 def peak_memory_gb(device: torch.device) -> float:
-    """The most memory that this process has had: of the GPU, or of the machine on a CPU."""
+    """The most memory that this process has held: on its GPU, or in main memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024

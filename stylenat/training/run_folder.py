@@ -25,7 +25,8 @@ from stylenat.training.checkpoint import TEMPORARY, clean_checkpoints
 
 RUNS = Path("results/runs")
 
-# May change while a run goes on: how it is computed, shown and kept, and how long it is.
+# Keys that may change when a run continues: they say how it is computed, shown and kept, and how
+# long it is.
 FREE = re.compile(
     r"data\.(path|workers|max_bad)|metrics\..*|train\.(total_kimg|batch_gpu|tf32|compile|log_every_nimg"
     r"|snapshot_every_kimg|keep_\w+|sample_\w+(\[\d\])?|wandb|tensorboard)"
@@ -46,10 +47,10 @@ class RunFolder(RunPaths):
         self._stats, self._faults = LastingFile(self.stats), LastingFile(self.faults)
 
     def claim(self, config: RunConfig) -> None:
-        """Lock the folder where it holds a run already; else leave it as it is.
+        """Lock the folder if it holds a run already; otherwise leave it as it is.
 
-        Raises ValueError where another process trains in it, or, naming the keys, where it holds a
-        run of another config.
+        Raises ValueError if another process trains in it, if it holds a run of another config
+        (naming the keys), and if it holds files but no run.
         """
         if self.config.exists():
             check_same_run(self.path, _saved_config(self.config, config), config)
@@ -98,7 +99,7 @@ class RunFolder(RunPaths):
         return any(entry["nimg"] == nimg and "metrics" in entry for entry in self._entries())
 
     def points(self) -> list[dict[str, Any]]:
-        """What curves show of stats.jsonl: steps and scores, each thinned where they are many."""
+        """The lines of stats.jsonl that curves show; if there are too many, evenly thinned."""
         steps, scores = _Thinned(MOST_POINTS), _Thinned(MOST_POINTS)
         for entry in self._entries():
             if "metrics" in entry:
@@ -116,7 +117,7 @@ class RunFolder(RunPaths):
         yield from map(json.loads, self._stats.waiting)
 
     def rewind_stats(self, nimg: int) -> None:
-        """Forget what was logged after `nimg` images: the run continues from there."""
+        """Remove what was logged after `nimg` images, since the run continues from there."""
         if not self.stats.exists():
             return
         with replacing(self.stats) as temporary, temporary.open("w", encoding="utf-8") as file:
@@ -125,7 +126,7 @@ class RunFolder(RunPaths):
                     file.write(json.dumps(entry) + "\n")
 
     def mark_stopped(self, reason: str, *, step: int, nimg: int) -> None:
-        """Leave word for schedulers that the run has not come to its end; `open` removes it."""
+        """Tell schedulers, by a file that `open` removes, that the run is not at its end."""
         entry = {"reason": reason, "step": step, "nimg": nimg, "time": timestamp()}
         with replacing(self.stopped) as temporary:
             temporary.write_text(json.dumps(entry) + "\n")
@@ -137,7 +138,7 @@ class RunFolder(RunPaths):
 
 
 class _Thinned:
-    """Items at even distances, at most so many: every one, then every second, fourth, ..."""
+    """Keeps at most `most` items, evenly spaced: every one, later every second, fourth, ..."""
 
     def __init__(self, most: int) -> None:
         self.kept: list[Any] = []
@@ -180,7 +181,7 @@ def next_run_folder(config_path: Path, runs: Path = RUNS) -> Path:
 
 
 def _saved_config(path: Path, new: RunConfig) -> RunConfig:
-    """A run's own config; data.seed as in `new` if it has none, and if it decided nothing.
+    """The config that a run saved, with `new`'s data.seed if the seed had decided nothing.
 
     Raises ValueError if the run drew its data with a train.seed that is not the new data.seed.
     """
@@ -196,7 +197,7 @@ def _saved_config(path: Path, new: RunConfig) -> RunConfig:
 
 
 def check_same_run(path: Path, old: RunConfig, new: RunConfig) -> None:
-    """Raises ValueError, naming keys and both values, where `new` would train another model."""
+    """Raises ValueError, naming keys and both values, if `new` would train another model."""
     before, after = dict(_leaves(to_dict(old))), dict(_leaves(to_dict(new)))
     changed = [
         f"{key} ({before.get(key)} there, {after.get(key)} here)"

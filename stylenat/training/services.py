@@ -1,4 +1,4 @@
-"""wandb and TensorBoard: what may fail without ending a run."""
+"""wandb and TensorBoard, which may fail without ending a run."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from stylenat.config import RunConfig, to_dict
 from stylenat.distributed import is_main
 from stylenat.training.run_folder import RunFolder
 
-# A service that does not answer may not keep the run waiting for longer.
+# How long a service that does not answer may keep the run waiting.
 SECONDS_TO_START, SECONDS_TO_FINISH = 20, 10
 
 log = logging.getLogger(__name__)
 
 
 class Services:
-    """wandb and TensorBoard. One that fails is left out from then on: no run ends for its sake."""
+    """Hands statistics to wandb and TensorBoard. One that fails is left out from then on."""
 
     def __init__(self, config: RunConfig, folder: RunFolder) -> None:
         self.services: dict[str, Service] = {}
@@ -90,7 +90,7 @@ class Wandb:
         assert mode != "off"
         limits = {"init_timeout": SECONDS_TO_START, "finish_timeout": SECONDS_TO_FINISH}
         known = getattr(getattr(wandb, "Settings", None), "model_fields", {})
-        # The run's own name makes a later start continue the same curve.
+        # With the name of the run's folder as id, a later start continues the same curve.
         self.run = wandb.init(
             project="stylenat",
             id=folder.path.resolve().name,

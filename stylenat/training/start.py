@@ -1,4 +1,4 @@
-"""What a run needs before its first step: a config that fits, data, metrics, a state."""
+"""What a run needs before its first step: a plan of the batch, data, metrics, a state."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 
 class Start(NamedTuple):
-    """Where a run begins: its state, the seconds trained before, the data that it was trained on.
+    """The state that a run starts from, the seconds trained before, and the data it had then.
 
-    `data` is what `identity_of` gives; empty for a fresh state, and for checkpoints without it.
+    `data` is what `identity_of` gave; empty for a new run, and for checkpoints that have none.
     """
 
     state: TrainingState
@@ -34,7 +34,7 @@ class Start(NamedTuple):
 
 
 def plan_of(config: RunConfig) -> BatchPlan:
-    """How a step's images are dealt to the ranks that there are. Raises ValueError as BatchPlan."""
+    """How a step's images are dealt to the ranks that there are. Raises as `BatchPlan` does."""
     return BatchPlan(
         config.train.batch,
         config.train.batch_gpu,
@@ -45,7 +45,7 @@ def plan_of(config: RunConfig) -> BatchPlan:
 
 
 def open_training_images(config: RunConfig) -> ImageSource:
-    """The data set; ValueError and OSError where there is none, or too little of it."""
+    """The data set. Raises ValueError or OSError if there is none, or too few images."""
     if config.data.path is None:
         raise ValueError(
             "data.path is not set: give data.path=FOLDER, a zip that `stylenat prepare` made, an "
@@ -73,7 +73,7 @@ def open_batches(
     state: TrainingState,
     stopped: Callable[[], bool],
 ) -> Generator[torch.Tensor, None, None]:
-    """This rank's images of every step from the state's on, as `training_batches` has them."""
+    """This rank's images of every step after `state`, as `training_batches` gives them."""
     return training_batches(
         source,
         seed=config.train.seed,
@@ -92,7 +92,7 @@ def open_batches(
 def make_evaluator(
     config: RunConfig, source: ImageSource, device: torch.device
 ) -> Evaluator | None:
-    """What measures the average generator; fails here, not hours later, where it cannot."""
+    """What measures the average generator. If it cannot, that is raised now, not hours later."""
     if not config.metrics.names:
         return None
     metrics = config.metrics
@@ -126,7 +126,7 @@ def newest_state(config: RunConfig, folder: RunFolder, device: torch.device) -> 
 
 
 def identity_of(source: ImageSource) -> dict[str, Any]:
-    """What tells a data set from another one, for the checkpoint."""
+    """What a checkpoint keeps of its data set, to notice when a run continues on another."""
     return {
         "title": source.title,
         "images": len(source),
@@ -135,7 +135,7 @@ def identity_of(source: ImageSource) -> dict[str, Any]:
 
 
 def warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Say so if a run continues on other images than those that it has seen."""
+    """Warn if a run continues on other images than those that it has seen."""
     if before and before.get("fingerprint") != now["fingerprint"]:
         was, found = (
             f"{data.get('title')}, {data.get('images')} images, fingerprint "
@@ -151,11 +151,11 @@ def warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def prepare_torch(config: RunConfig, state: TrainingState) -> None:
-    """The process's switches: TF32 on GPUs, and torch.compile."""
+    """Set TF32 for the process, and compile the networks, as the config says."""
     set_tf32(allowed=config.train.tf32)
     if config.train.compile:
-        # Compiled, a pass would keep the singular vectors themselves for its backward pass, and the
-        # next pass steps them in place before that.
+        # A compiled pass would keep the singular vectors for its backward pass without a copy, and
+        # the next pass changes them in place before that.
         for module in state.D.modules():
             if isinstance(module, SpectralNorm):
                 module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""All that a training step changes: the networks, their optimizers, and how far they are."""
+"""All that a training step changes: the networks, their optimizers, and the counts of steps."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPTIMIZERS = ("optimizer_g", "optimizer_d")
 
 @dataclass
 class TrainingState:
-    """`step` steps have been taken, on `nimg` real images (of all ranks)."""
+    """The networks after `step` steps, which saw `nimg` real images on all ranks together."""
 
     G: Generator
     D: Discriminator
@@ -30,15 +30,15 @@ class TrainingState:
     nimg: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """State dicts and plain numbers: all that the next step depends on, but the config."""
+        """State dicts and plain numbers: all that the next step depends on beside the config."""
         parts = {name: getattr(self, name).state_dict() for name in NETWORKS + OPTIMIZERS}
         return {"step": self.step, "nimg": self.nimg, **parts}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Take over a state of the same networks, to the last tensor.
+        """Take over what `state_dict` gave for the same networks.
 
-        Raises ValueError, naming what is missing, left over or of another shape; then nothing has
-        changed.
+        Raises ValueError, which names what is missing, left over or of another shape, before
+        anything is changed.
         """
         absent = [name for name in (*NETWORKS, *OPTIMIZERS, "step", "nimg") if name not in saved]
         if absent:
@@ -80,7 +80,7 @@ def state_of(
 
 
 def regularized_adam(config: TrainConfig) -> tuple[float, tuple[float, float]]:
-    """D's rate and betas: with one more step every `r1_every`, each step does c of the work.
+    """D's rate and betas, corrected for the penalty's own step after every `r1_every` steps.
 
     c = r1_every / (r1_every + 1); the rate becomes lr * c, the betas beta ** c (lazy
     regularisation: StyleGAN2, arXiv 1912.04958, appendix B).
@@ -92,7 +92,7 @@ def regularized_adam(config: TrainConfig) -> tuple[float, tuple[float, float]]:
 
 
 def lr_scale(config: TrainConfig, nimg: int) -> float:
-    """Both learning rates' factor after `nimg` images: 1, then linearly to 0 at the end."""
+    """The factor of both learning rates after `nimg` images: 1, later falling to 0 at the end."""
     total_nimg = config.total_nimg
     if config.decay_from_kimg is None or nimg < config.decay_from_kimg * 1000:
         return 1.0
@@ -110,7 +110,7 @@ def set_learning_rates(state: TrainingState, config: TrainConfig) -> None:
 
 @torch.no_grad()
 def update_average(state: TrainingState, config: TrainConfig, batch: int) -> None:
-    """Move G_ema's parameters towards G's, `batch` images after the last time.
+    """Move G_ema's parameters towards G's, after a step on `batch` images.
 
     beta = 0.5 ** (batch / half-life), both counted in images.
     """
@@ -143,7 +143,7 @@ def _check_same_groups(name: str, own: Mapping[str, Any], saved: Mapping[str, An
 
 
 def _check_moments(name: str, network: torch.nn.Module, saved: Mapping[int, Any]) -> None:
-    """Adam holds a count and two moments of every parameter; before its first step, nothing."""
+    """Check Adam's count and two moments of each parameter; before its first step it has none."""
     keys = [key for key, _ in network.named_parameters()]
     own = {
         f"{key}.{what}": torch.empty((), device="meta") if what == "step" else parameter

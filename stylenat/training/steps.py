@@ -1,19 +1,18 @@
-"""One optimizer step each, and what it sees: D, D's gradient penalty, G.
+"""The three optimizer steps (D's, its gradient penalty's, G's), and what they are given.
 
-Every function takes the gradient over this rank's images, averages it over the ranks, and steps.
-What it returns are means over this rank's images, on the device: nothing waits for them. With them
-comes the norm of the averaged gradient (before clipping), `grad_norm_*`: it is the same on all
-ranks, and it is finite exactly where the loss and the gradient of every rank are, and the step was
-taken.
+Each of them takes the gradient over this rank's images, averages it over the ranks, and steps. It
+returns means of losses over this rank's images. They stay on the device, so that nothing waits for
+them. `grad_norm_*` is the norm of the averaged gradient before clipping. It is the same on all
+ranks; it is finite if the loss and the gradient of every rank are, and only then the step is taken.
 
-D's spectral-norm vectors step with every pass, skipped or not. They follow D's weights alone, so
-that neither images nor losses can spoil them.
+D's spectral-norm vectors step with every pass, even if the optimizer's step is not taken. They
+depend on D's weights alone, so that neither images nor losses can spoil them.
 
 Random numbers are drawn for the whole batch of all ranks, from (seed, step), and each rank takes
-its own samples: i = rank, rank + world_size, ... The world size therefore changes nothing. The
-stride keeps D's minibatch standard deviation over the same groups as well.
+its own share (`BatchPlan`). The world size therefore changes nothing: even the groups of D's
+minibatch standard deviation are the same.
 
-Legend: B images of this rank, Z z_dim.
+Legend: B images of this rank, S their side, Z z_dim.
 """
 
 from __future__ import annotations
@@ -47,9 +46,9 @@ Losses = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class StepInputs:
-    """Real images [B, 3, S, S] in the networks' pixel space, latents, the augmentation's draws."""
+    """What a step needs: real images in the networks' pixel space, latents, random draws."""
 
-    real: Tensor
+    real: Tensor  # [B, 3, S, S]
     z_d: Tensor  # [B, Z], D's step
     z_g: Tensor  # [B, Z], G's step
     real_draws: Tensor  # [B, AUGMENT_DRAWS]
@@ -111,7 +110,7 @@ def d_step(
 def d_losses(
     state: TrainingState, part: StepInputs, config: TrainConfig, augment: Augment
 ) -> Losses:
-    """D's losses. D sees fake, real, T(fake), T(real): each pass steps its spectral norm."""
+    """D's losses. The order of its passes matters, since each one steps its spectral norm."""
     with torch.no_grad():
         fake = state.G(part.z_d)
     fake_logits = state.D(fake)
@@ -133,7 +132,7 @@ def d_losses(
 
 
 def penalty_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
-    """D's gradient penalty as a step of its own, weighted by the steps that it stands for."""
+    """D's gradient penalty as a step of its own, which counts for `r1_every` steps."""
     D, totals = state.D, Totals()
     with trainable(D):
         parts = list(inputs.parts())
@@ -154,7 +153,7 @@ def has_penalty(config: TrainConfig) -> bool:
 def penalty_losses(state: TrainingState, part: StepInputs, config: TrainConfig) -> Losses:
     """R1 and R2 without their weights, in float32."""
     penalties = {}
-    D = state.D.forward  # torch.compile has no second derivative
+    D = state.D.forward  # uncompiled: torch.compile has no second derivative
     if config.r1_gamma > 0:
         penalties["r1"] = gradient_penalty(D, part.real)
     if config.r2_gamma > 0:
@@ -170,7 +169,7 @@ def weighted_penalty(penalties: Losses, config: TrainConfig) -> Tensor:
 
 
 def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
-    """G's step; D stays as it is, but for its spectral norm."""
+    """G's step. Of D, only the vectors of its spectral norm change."""
     G, totals = state.G, Totals()
     with trainable(G):
         parts = list(inputs.parts())
@@ -194,7 +193,7 @@ def g_loss(state: TrainingState, part: StepInputs, config: TrainConfig) -> Tenso
 
 @contextmanager
 def trainable(network: nn.Module) -> Iterator[None]:
-    """Within the block the network's parameters take gradients, from none; they are gone after."""
+    """Within the block the network's parameters collect gradients, which are removed after it."""
     network.requires_grad_(True)
     try:
         yield
@@ -204,29 +203,29 @@ def trainable(network: nn.Module) -> Iterator[None]:
 
 
 def average_gradients(network: nn.Module, loss: Tensor) -> Tensor:
-    """The mean gradient over the ranks, on every rank; its norm, NaN or infinite where one of the
-    ranks' losses or gradients is.
+    """Replace each gradient by its mean over the ranks, and return the norm of all of them.
 
-    What the loss does not reach has the gradient 0: Adam counts the step, as the published R1 does.
+    The norm is not finite if a loss or a gradient of some rank is not. A parameter that the loss
+    does not reach gets the gradient 0, so that Adam counts the step, as in the published R1.
     """
     gradients = []
     for parameter in network.parameters():
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)
-    # With the gradients, so that no rank waits a second time.
+    # The loss is sent with the gradients, so that no rank waits a second time.
     loss = loss.detach().to(gradients[0].dtype).reshape(1)
     all_reduce_mean_([*gradients, loss])
     return nn.utils.get_total_norm(gradients) + 0 * loss.squeeze()
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:
-    """Step, unless the norm is NaN or infinite; then neither parameters nor moments change.
+    """Step if the norm is finite; otherwise neither parameters nor moments change.
 
-    On a GPU the fused optimizer itself reads the flag, and the process does not wait for it.
+    On a GPU the fused optimizer reads the flag there, and the process does not wait for it.
     """
     if optimizer.defaults.get("fused"):
-        # As gradient scaling hands it over.
+        # The attribute by which gradient scaling tells the optimizer to skip a step.
         optimizer.found_inf = (~grad_norm.isfinite()).float()  # type: ignore[attr-defined]
         try:
             optimizer.step()
@@ -241,7 +240,7 @@ def sum_of(losses: Iterable[Tensor]) -> Tensor:
 
 
 class Totals:
-    """Means of losses over the parts of a batch; and the sum of what the gradient is taken of."""
+    """Means of losses over the passes, and the sum of the losses that gradients are taken of."""
 
     def __init__(self) -> None:
         self.sums: Losses = {}

@@ -1,4 +1,4 @@
-"""How a run is stopped from outside: signals that set a flag, and nothing else."""
+"""How a run is stopped from outside: signals set a flag, and do nothing else."""
 
 from __future__ import annotations
 
@@ -16,16 +16,15 @@ from stylenat.ending import ending_in_time
 
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
-# Ctrl-C; a scheduler that ends the job; a scheduler that says that it soon will.
+# From Ctrl-C; from a scheduler that ends the job; from one that warns that it soon will.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
-
-# On several ranks, one that leaves alone takes the others' step from them.
+# How long a rank that got a signal waits for images: if it leaves, the others cannot step.
 PATIENCE_SECONDS = 10.0
 
 
 class StopRequest:
-    """Which signal asked the run to stop; None where none did."""
+    """Which signal asked the run to stop; None if none did."""
 
     def __init__(self) -> None:
         self.number: int | None = None
@@ -41,14 +40,16 @@ class StopRequest:
         return self.number is not None
 
     def ends_waiting(self) -> bool:
-        """Whether this rank shall wait no longer for images: the step has not begun yet."""
+        """Whether this rank stops waiting for images, which it may before a step has begun."""
         if self.number is None:
             return False
         return world_size() == 1 or time.monotonic() - self.came_at > PATIENCE_SECONDS
 
     def agreed(self, device: torch.device) -> signal.Signals | None:
-        """The signal that some rank got. All ranks learn it in the same step: one rank at once,
-        several ranks in the step after, so that none waits for the others' answer."""
+        """The signal that some rank got, or None. All ranks get the same answer in the same step.
+
+        With several ranks it is the answer to the question of the step before, so that none waits.
+        """
         number = self.number or 0
         if world_size() > 1:
             asked, self.asked = self.asked, Largest(number, device)
@@ -60,9 +61,9 @@ class StopRequest:
 def stop_signals() -> Iterator[StopRequest]:
     """Within the block SIGINT, SIGTERM and SIGUSR1 only leave their number.
 
-    So does SIGHUP under torchrun, which ends its processes when the terminal is closed; else a
-    closed terminal ends nothing. If the run does not end in time then, the process does (see
-    `ending`). Outside the main thread, all signals are as they were.
+    So does SIGHUP under torchrun, which ends its processes when the terminal is closed.
+    Otherwise SIGHUP is ignored, so that a closed terminal ends nothing. If the run does not end in
+    time after a signal, the process does (see `ending`). Outside the main thread, nothing changes.
     """
     request = StopRequest()
     if threading.current_thread() is not threading.main_thread():

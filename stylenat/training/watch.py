@@ -1,7 +1,7 @@
-"""Steps that were not taken, because a loss or a gradient was NaN or infinite: what they had seen.
+"""Writes down the steps that were not taken, because a loss or gradient was NaN or infinite.
 
-The optimizers decide on the device (`step_if_finite`). Here the same flag is read, on a GPU one
-step later, when it has long arrived: the process never waits for the step that it just started.
+The optimizers decide on the device (`step_if_finite`). Here the same norms are read. On a GPU that
+is one step later, so that the process never waits for the step that it has just started.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Step:
-    """A step that nobody has looked at yet."""
+    """A step that has not been looked at yet."""
 
     step: int
     losses: dict[str, Tensor]
@@ -35,7 +35,7 @@ class _Step:
 
 
 class Watch:
-    """Notes every step; writes to faults.jsonl those that were not taken."""
+    """Looks at every step, and writes those that were not taken to faults.jsonl."""
 
     def __init__(self, config: RunConfig, folder: RunFolder, source: ImageSource) -> None:
         self.config, self.folder, self.source = config, folder, source
@@ -59,9 +59,9 @@ class Watch:
             self.check()
 
     def check(self) -> None:
-        """Look at the last step where that has not been done.
+        """Look at the last step, if that has not been done.
 
-        A collective of all ranks. Raises ValueError where it is the tenth in a row that was not
+        A collective of all ranks. Raises ValueError if it is the tenth in a row that was not
         taken.
         """
         reported, self.pending = self.pending, None
