@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stylenat.choices import METRICS, Filter, Mode, Precision
+from stylenat.config.plain import PathText
 from stylenat.text import shown
 
 MOST_SEED = 2**63 - 1
@@ -58,7 +59,7 @@ class DataConfig:
     can't be read are replaced by others; more end the run.
     """
 
-    path: str | None = None
+    path: PathText | None = None
     resize: Filter | None = None
     mirror: bool = True
     max_images: int | None = None
@@ -174,7 +175,7 @@ class MetricsConfig:
     every_kimg: float = 1000
     num: int = 50_000
     mode: Mode = "legacy_pytorch"
-    weights: str | None = None
+    weights: PathText | None = None
 
     def __post_init__(self) -> None:
         for name in self.names:
