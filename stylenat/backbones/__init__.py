@@ -1,6 +1,17 @@
-"""NAT, DiNAT and DiNAT_s: neighborhood attention for classification and as backbones."""
+"""NAT, DiNAT and DiNAT_s: neighborhood attention for classification and as backbones.
+
+`network = load_classifier("dinat_mini_in1k_224.pth")` loads a published checkpoint, Hugging Face's
+or one of ours; `network(images)` gives logits, and `network.features(images)` the levels' maps.
+`NAT(variant("dinat_mini"))` is a fresh one.
+"""
 
 from stylenat.backbones.config import ImageConfig, LevelConfig, NATConfig
+from stylenat.backbones.files import (
+    holds_classifier,
+    load_classifier,
+    save_classifier,
+    to_backbone,
+)
 from stylenat.backbones.network import NAT
 from stylenat.backbones.variants import VARIANTS, variant
 
@@ -10,5 +21,9 @@ __all__ = [
     "ImageConfig",
     "LevelConfig",
     "NATConfig",
+    "holds_classifier",
+    "load_classifier",
+    "save_classifier",
+    "to_backbone",
     "variant",
 ]

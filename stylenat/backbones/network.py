@@ -96,6 +96,7 @@ class NAT(nn.Module):
         _check_images(images_B3HW)
         x_BHWC = self.patch_embed(images_B3HW)
         for level in self.levels:
+            assert isinstance(level, Level)
             x_BHWC = self._run(level, x_BHWC)
             yield x_BHWC
             x_BHWC = level.shrink(x_BHWC)
@@ -138,7 +139,9 @@ class Level(nn.Module):
 
     def shrink(self, x_BHWC: Tensor) -> Tensor:
         """The input of the next level; of the last level, its own output."""
-        return x_BHWC if self.downsample is None else self.downsample(x_BHWC)
+        if self.downsample is not None:
+            x_BHWC = self.downsample(x_BHWC)
+        return x_BHWC
 
 
 class ConvolutionStem(nn.Module):

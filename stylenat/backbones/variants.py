@@ -24,7 +24,7 @@ Dilations = Sequence[Sequence[int]]  # of each level: those of its blocks, repea
 
 @dataclass(frozen=True)
 class Size:
-    """What the variants of a family and size share. `drop_paths` is of ImageNet-1k."""
+    """What the variants of a family and size share. `drop_path` is of ImageNet-1k."""
 
     channels: int
     depths: tuple[int, ...]
@@ -117,12 +117,16 @@ def _classifiers() -> Iterator[tuple[str, NATConfig]]:
     for name in ("dinat_large", "dinat_s_large"):
         size = SIZES[name]
         yield f"{name}_384", replace(make_config(size, AT_384), images=larger)
-        of_22k = {"drop_path": 0.2, "num_classes": CLASSES_OF_22K}
-        yield f"{name}_21k", replace(make_config(size, AT_224), **of_22k)
+        size = replace(size, drop_path=0.2)
+        yield f"{name}_21k", _for_22k(make_config(size, AT_224))
         if name == "dinat_large":
-            wide = make_config(size, AT_224, kernel_size=11)
+            wide = make_config(SIZES[name], AT_224, kernel_size=11)
             yield f"{name}_384_11x11", replace(wide, images=larger)
-            yield f"{name}_21k_11x11", replace(wide, **of_22k)
+            yield f"{name}_21k_11x11", _for_22k(make_config(size, AT_224, kernel_size=11))
+
+
+def _for_22k(config: NATConfig) -> NATConfig:
+    return replace(config, num_classes=CLASSES_OF_22K)
 
 
 def _backbones() -> Iterator[tuple[str, NATConfig]]:
