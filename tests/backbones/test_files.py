@@ -267,7 +267,7 @@ def test_a_file_that_is_not_whole_is_refused_by_the_names(spoil, sentence, tmp_p
     spoil(state)
     path = tmp_path / "nat_mini.pth"
     torch.save(state, path)
-    with pytest.raises(ValueError, match="nat_mini|x.safetensors") as caught:
+    with pytest.raises(ValueError, match=r"nat_mini|x\.safetensors") as caught:
         load_classifier(path)
     assert sentence in str(caught.value)
     assert str(caught.value).count(str(path)) == 1
@@ -292,7 +292,7 @@ def test_other_files_are_refused_in_one_sentence(tmp_path, capsys):
             (tmp_path / name).write_bytes(content)
         else:
             torch.save(content, tmp_path / name)
-        with pytest.raises(ValueError, match="nat_mini|x.safetensors") as caught:
+        with pytest.raises(ValueError, match=r"nat_mini|x\.safetensors") as caught:
             load_classifier(tmp_path / name)
         return str(caught.value)
 
