@@ -86,8 +86,8 @@ def _convert_classifier(official: Path, out: Path, name: str | None) -> None:
     save_classifier(network, out)
     classes = network.config.num_classes
     what = f"classifier, {classes} classes" if classes else "backbone"
-    use = f"network = stylenat.backbones.load_classifier({str(out)!r})"
-    _report(network, out, what, use)
+    load = "from stylenat.backbones import load_classifier; network = load_classifier"
+    _report(network, out, what, f"{load}({str(out)!r})")
 
 
 def _report(network: nn.Module, out: Path, what: str, use: str) -> None:
