@@ -10,7 +10,9 @@ from typing import Any
 import click
 
 from stylenat import __version__
+from stylenat.cli.accuracy import accuracy
 from stylenat.cli.bench import bench
+from stylenat.cli.classify import classify
 from stylenat.cli.configs import configs
 from stylenat.cli.convert import convert
 from stylenat.cli.doctor import doctor
@@ -69,7 +71,9 @@ def main() -> None:
     """StyleNAT: a style-based GAN with neighborhood attention."""
 
 
-for command in (prepare, train, sample, fid, convert, configs, bench, doctor):
+for command in (
+    prepare, train, sample, fid, convert, classify, accuracy, configs, bench, doctor
+):  # fmt: skip
     main.add_command(command)
 
 

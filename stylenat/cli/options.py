@@ -95,3 +95,10 @@ TRUNC = click.option(
     show_default=True,
     help="Truncation psi: 1 changes nothing, less gives more typical images.",
 )
+VARIANT = click.option(
+    "-n",
+    "--name",
+    metavar="NAME",
+    help="The variant of a NAT, such as dinat_mini, if its file's name does not say it: it decides "
+    "the dilations.",
+)

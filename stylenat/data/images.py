@@ -68,9 +68,10 @@ class ImageError(ValueError):
         return " ".join(self.args)
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, *, upright: bool = True) -> Image.Image:
     """The picture in an image file's bytes, upright, RGB; of an animation, the first frame.
 
+    Without `upright` it stays as it is stored, whatever its EXIF data say.
     Raises RefusedImage for bytes that are no image, are damaged or cut short as far as their format
     shows it, hold more than 89,478,485 pixels, or pixels that `to_rgb` refuses.
     """
@@ -84,7 +85,8 @@ def decode(data: bytes) -> Image.Image:
                 is_jpeg = image.format in ("JPEG", "MPO")
                 stored = (_decode_jpeg(data, image) if is_jpeg else None) or image
                 stored.load()
-                return _upright(_in_rgb(stored), image)
+                rgb = _in_rgb(stored)
+                return _upright(rgb, image) if upright else rgb
     except UnidentifiedImageError as error:
         raise RefusedImage("is no image of a known format, or its header is damaged") from error
     except Image.DecompressionBombError as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stylenat.config import RunConfig
-from stylenat.export import refuse_more_layers
+from stylenat.export import DISCRIMINATOR, GENERATOR, refuse_more_layers
 from stylenat.files import user_path
 from stylenat.legacy.architecture import discriminator_config, generator_config
 from stylenat.legacy.archive import official
@@ -85,11 +85,11 @@ def _empty_network(
             found_d = discriminator_config(
                 args, shapes, None if model is None else model.discriminator
             )
-            refuse_more_layers(found_d, len(official))
+            refuse_more_layers(DISCRIMINATOR, found_d, len(official))
             with torch.device("meta"):
                 return Discriminator(found_d)
         found_g = generator_config(args, shapes, None if model is None else model.generator)
-        refuse_more_layers(found_g, len(official))
+        refuse_more_layers(GENERATOR, found_g, len(official))
         with torch.device("meta"):
             return Generator(found_g)
     except RuntimeError as error:  # more elements than an integer counts
