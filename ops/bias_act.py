@@ -27,7 +27,7 @@ def bias_act(
         channels = x.shape[channel_dim]
         if bias.shape != (channels,):
             raise ValueError(
-                f"bias_act: the bias must be one value a channel: {tuple(bias.shape)} against "
+                f"bias_act: the bias must hold one value per channel: {tuple(bias.shape)} against "
                 f"{channels} channels in dimension {channel_dim}"
             )
         x = x + bias.view([channels if d == channel_dim % x.ndim else 1 for d in range(x.ndim)])

@@ -101,7 +101,7 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"unknown device {device!r}; such as cpu, cuda or cuda:0") from error
+        raise ValueError(f"unknown device {device!r}: use cpu, cuda or cuda:0, for example") from error
 
 
 def _config(kind: str, metadata: Mapping[str, str], tensor_count: int) -> Any:

@@ -151,7 +151,7 @@ def _check_are_groups(groups: Sequence[HeadGroup]) -> None:
 
 def _check_rpb(q: Tensor, groups: Sequence[HeadGroup], rpb: Sequence[Tensor]) -> None:
     if isinstance(rpb, Tensor) or not hasattr(rpb, "__len__"):
-        raise ValueError(f"rpb must be a list of tables, one a group, not {kind(rpb)}")
+        raise ValueError(f"rpb must be a list of tables, one per group, not {kind(rpb)}")
     if len(rpb) != len(groups):
         raise ValueError(f"rpb needs one table per group: {len(rpb)} tables, {len(groups)} groups")
     for index, (table, group) in enumerate(zip(rpb, groups, strict=True)):

@@ -88,7 +88,7 @@ def decode(data: bytes) -> Image.Image:
     except UnidentifiedImageError as error:
         raise RefusedImage("is no image of a known format, or its header is damaged") from error
     except Image.DecompressionBombError as error:
-        raise _too_large("it has more than twice as many") from error
+        raise _too_large("it has more than twice that") from error
     except (RefusedImage, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise whatever they stumble over

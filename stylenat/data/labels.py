@@ -117,7 +117,7 @@ def _fault(label: object) -> str:
         if not label:
             return "must not be an empty list"
         if not all(map(_is_finite, label)):
-            return "must hold finite numbers alone"
+            return "must hold only finite numbers"
         return ""
     if isinstance(label, bool) or not isinstance(label, int):
         return "must be a class, a whole number without a point, or a list of numbers"

@@ -178,7 +178,7 @@ class ZipSource(NamedFiles):
         member = archive.getinfo(name)
         refuse_bytes(member.file_size)
         if member.compress_type not in BOUNDED_METHODS:
-            raise RefusedImage("is packed by another method than deflate; pack the zip anew")
+            raise RefusedImage("is compressed by another method than deflate; make the zip again")
         try:
             with archive.open(member) as file:
                 return file.read(member.file_size)  # no more, whatever the data would unpack to

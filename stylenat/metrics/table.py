@@ -92,7 +92,7 @@ def rows_of(names: Iterable[str]) -> list[Metric]:
     """Their rows. Raises ValueError for no names, or one that no metric has."""
     names = list(names)
     if not names:
-        raise ValueError(f"there must be a metric: one or more of {', '.join(METRICS)}")
+        raise ValueError(f"name at least one metric of {', '.join(METRICS)}")
     for name in names:
         if name not in TABLE:
             raise ValueError(f"unknown metric {shown(name)}; choose from {', '.join(METRICS)}")

@@ -34,9 +34,9 @@ def missing() -> str | None:
         return f"NATTEN can't be imported: {' '.join(str(error).split())}"
     if not natten.HAS_LIBNATTEN:
         return (
-            f"NATTEN {natten.__version__} is here without libnatten, its CUDA kernels; "
-            "STYLENAT_NATTEN=build scripts/setup.sh compiles them, and a prebuilt wheel's path or "
-            "URL in place of build installs that"
+            f"NATTEN {natten.__version__} is installed without libnatten, its CUDA kernels: "
+            "STYLENAT_NATTEN=build scripts/setup.sh compiles them, and STYLENAT_NATTEN=WHEEL "
+            "installs a prebuilt wheel from that path or URL"
         )
     return None
 
