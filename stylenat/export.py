@@ -101,7 +101,9 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"unknown device {device!r}: use cpu, cuda or cuda:0, for example") from error
+        raise ValueError(
+            f"unknown device {device!r}: use cpu, cuda or cuda:0, for example"
+        ) from error
 
 
 def _config(kind: str, metadata: Mapping[str, str], tensor_count: int) -> Any:

@@ -116,7 +116,9 @@ def _show(report: Report, dest: Path, resolution: int, seconds: float) -> None:
     if report.resumed:
         click.echo(f"Continued after {report.resumed:,} images of an unfinished run.")
     if report.enlarged:
-        click.echo(f"Enlarged {report.enlarged:,} images that were smaller than {resolution}x{resolution}.")
+        click.echo(
+            f"Enlarged {report.enlarged:,} images that were smaller than {resolution}x{resolution}."
+        )
     if report.skipped:
         click.echo(f"Skipped {len(report.skipped):,} images:")
     for name, reason in report.skipped:

@@ -71,7 +71,9 @@ def contact_sheet(images_NHW3: Tensor, columns: int, rows: int | None = None) ->
     count, height, width, _ = images_NHW3.shape
     rows = -(-count // max(columns, 1)) if rows is None else rows
     if not 1 <= count <= columns * rows:
-        raise ValueError(f"a sheet of {columns}x{rows} must get 1 to {columns * rows} images: {count}")
+        raise ValueError(
+            f"a sheet of {columns}x{rows} must get 1 to {columns * rows} images: {count}"
+        )
     cells = images_NHW3.new_zeros(rows * columns, height, width, 3)
     cells[:count] = images_NHW3
     sheet = cells.view(rows, columns, height, width, 3).permute(0, 2, 1, 3, 4)

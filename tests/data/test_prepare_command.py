@@ -107,7 +107,9 @@ def test_it_reports_what_was_skipped_enlarged_and_continued(tmp_path, monkeypatc
     assert lines[4].startswith("  d.png is damaged: ")
     assert run(path, tmp_path / "y.zip", *options).exit_code == 1
     anew = run(path, tmp_path / "y.zip", *options, "--max-bad", 2, "--filter", "box")
-    assert anew.stdout.startswith("Began again: the unfinished run had another source or other settings.")
+    assert anew.stdout.startswith(
+        "Began again: the unfinished run had another source or other settings."
+    )
 
 
 def test_options_reach_the_library(tmp_path, monkeypatch):
