@@ -41,9 +41,9 @@ def build_library(source: Path) -> Path:
     and the processor, so that a stale library is never loaded. Of processes that build at once,
     the others wait for the first, for LOCK_SECONDS at most.
 
-    Raises BuildError where there is no compiler, where the cache folder can't be written, with the
-    last lines of a compiler that failed, and where one, or another process, takes far too long;
-    OSError where there is no cache folder.
+    Raises BuildError if there is no compiler, if the cache folder can't be written, with the
+    last lines of a compiler that failed, and if one, or another process, takes far too long;
+    OSError if there is no cache folder.
     """
     compiler = find_compiler()
     flags = FLAGS + (() if sys.platform == "darwin" else ("-fopenmp",))
@@ -87,7 +87,7 @@ def find_compiler() -> str:
 
 def run_within(command: list[str], *, seconds: float) -> tuple[int, str]:
     """Exit code and output of a command. Raises BuildError, once it and all that it started are
-    ended, where it takes longer; OSError where it can't be started."""
+    ended, if it takes longer; OSError if it can't be started."""
     # A session of its own, to end a compiler's children with it.
     process = subprocess.Popen(
         command,

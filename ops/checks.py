@@ -1,4 +1,4 @@
-"""What callers hand over, held to its type: one sentence where it is something else."""
+"""What callers hand over, held to its type: one sentence if it is something else."""
 
 from __future__ import annotations
 

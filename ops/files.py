@@ -43,7 +43,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 def cache_folder() -> Path:
     """Where what can be made again is kept: STYLENAT_CACHE, or `stylenat` in the user's own cache.
 
-    It need not exist. Raises OSError, one sentence, where the user has no home folder.
+    It need not exist. Raises OSError, one sentence, if the user has no home folder.
     """
     chosen, base = os.environ.get("STYLENAT_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:

@@ -36,7 +36,7 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def save_generator(generator: Generator, path: str | Path) -> None:
     """Write a generator, w_avg included, in the dtype that it has; `path` is replaced atomically.
 
-    Raises OSError where the file cannot be written.
+    Raises OSError if the file cannot be written.
     """
     _save("generator", generator, path)
 

@@ -26,14 +26,14 @@ def neighborhood_attention_2d(
     `q, k, v`: `[B, H, W, heads, head_dim]`, one floating dtype and device; H and W may differ.
     `groups`: the heads in order, each group with its kernel size and dilation. `rpb`: one table
     `[group.heads, 2*kernel_size-1, 2*kernel_size-1]` a group, indexed by key minus query position;
-    None for no bias. `scale` multiplies `q . k`, `head_dim ** -0.5` where None.
+    None for no bias. `scale` multiplies `q . k`, `head_dim ** -0.5` if None.
 
     Returns `[B, H, W, heads, head_dim]`: for each query the softmax-weighted sum of the values in
     its window, which at an edge is shifted inside (NAT, arXiv 2204.07143; dilation: DiNAT,
     2209.15001). `backend` is a row of `ops.neighborhood.backends.BACKENDS`, or `auto`, in
     whose place the environment variable STYLENAT_ATTENTION may name a row.
 
-    Raises ValueError where a shape, kernel, dilation or table breaks a rule, RuntimeError where the
+    Raises ValueError if a shape, kernel, dilation or table breaks a rule, RuntimeError if the
     backend asked for by name can't run the call.
     """
     if scale is not None:

@@ -57,7 +57,7 @@ def carries_tangent(tensors: Iterable[Tensor]) -> bool:
 
 
 def refuse_tangents(*tensors: Tensor) -> None:
-    """For a gradient: RuntimeError where forward-mode differentiation would go through it."""
+    """For a gradient: RuntimeError if forward-mode differentiation would go through it."""
     if carries_tangent(tensors):
         raise RuntimeError(f"the gradient of this attention backend can't do that: {FORWARD_MODE}")
 

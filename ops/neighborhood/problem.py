@@ -43,7 +43,7 @@ class HeadGroup:
         return self.heads, side, side
 
     def check_fits(self, height: int, width: int) -> None:
-        """Raises ValueError where the dilated window is larger than the feature map."""
+        """Raises ValueError if the dilated window is larger than the feature map."""
         span = self.kernel_size * self.dilation
         if span > min(height, width):
             raise ValueError(

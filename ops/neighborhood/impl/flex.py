@@ -204,8 +204,8 @@ def _cached_layout(
 
 
 def _tile(height: int, width: int) -> tuple[int, int]:
-    """Sides of a tile, powers of two: at most BLOCK positions, 8 high where the group allows it,
-    and less only where one tile holds a group of height x width positions."""
+    """Sides of a tile, powers of two: at most BLOCK positions, 8 high if the group allows it,
+    and less only if one tile holds a group of height x width positions."""
     high = min(8, _power_of_two(height))
     wide = min(BLOCK // high, _power_of_two(width))
     return min(BLOCK // wide, _power_of_two(height)), wide

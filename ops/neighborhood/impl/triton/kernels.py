@@ -101,7 +101,7 @@ def _clamp(y, x, end_y, end_x):
 
 @triton.jit
 def _load(pointer, y, x, stride_y, stride_x, valid, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Features of the pixels (y, x), zeros where they are not valid: [pixels, BLOCK_D]."""
+    """Features of the pixels (y, x), zeros if they are not valid: [pixels, BLOCK_D]."""
     offs_d = tl.arange(0, BLOCK_D)
     offsets = (y * stride_y + x * stride_x)[:, None] + offs_d[None, :]
     mask = valid[:, None]

@@ -150,7 +150,7 @@ def _settings(
     wide, narrow = plan.halo_widths
     kernel_size = max(group.kernel_size for group in plan.groups)
     block_n, num_warps, num_stages = tuning_of(q.dtype, head_dim)[kernel]
-    # As PyTorch's own products: TensorFloat-32 only where the user has turned it on.
+    # As PyTorch's own products: TensorFloat-32 only if the user has turned it on.
     is_tf32 = q.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     settings = {
         "GROUPS": len(plan.groups),

@@ -15,7 +15,7 @@ from ops.neighborhood.problem import HeadGroup
 TILE = 8  # 64 pixels: the least that Hopper's matrix instruction takes, and 3 wasted keys of 4
 COLUMNS = 9  # numbers of a group in Plan.layout
 MAX_KERNEL_SIZE = 13  # the sums for the bias's gradient fill the registers; NATTEN's limit was 13
-PROGRAMS = 1024  # of the query gradient, where the map allows: two for each slot of a large GPU
+PROGRAMS = 1024  # of the query gradient, if the map allows: two for each slot of a large GPU
 TILES_A_PROGRAM = 16
 
 
