@@ -19,7 +19,7 @@ def bias_act(
     """`gain * leaky_relu(x + bias)`: the shape of x, with `bias` [C] along its `channel_dim`.
 
     The gain sqrt(2) keeps the second moment of a normal x near 1 (StyleGAN2, arXiv 1912.04958).
-    Raises ValueError if x has no such dimension, or the bias is not [C] there.
+    Raises ValueError if x has no such dimension, or if the bias is not [C].
     """
     if not -x.ndim <= channel_dim < x.ndim:
         raise ValueError(f"bias_act: x of shape {tuple(x.shape)} has no dimension {channel_dim}")

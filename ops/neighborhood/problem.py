@@ -1,4 +1,4 @@
-"""What one call of neighborhood attention asks for: head groups, shapes, and the rules they keep.
+"""What one call of neighborhood attention asks for: head groups, shapes, and their rules.
 
 Shapes: B batch, H height, W width, N heads, D head_dim, P = 2 * kernel_size - 1.
 """
@@ -55,10 +55,10 @@ class HeadGroup:
 
 @dataclass(frozen=True)
 class Problem:
-    """One call, as far as a backend needs it to say whether it can run it.
+    """What a backend needs to know of a call to say whether it can run it.
 
-    `has_tangent`: forward-mode differentiation goes through it. `is_transformed`: it stands within
-    a gradient of torch.func.
+    `has_tangent`: forward-mode differentiation goes through the call. `is_transformed`: the call is
+    inside a gradient of torch.func.
     """
 
     batch: int
@@ -81,7 +81,7 @@ def describe(
 ) -> Problem:
     """Check one call against every rule of the operation and describe it.
 
-    Raises ValueError that names the rule and the values, also for values of another type.
+    Raises ValueError, with the rule and the values in it, also for values of a wrong type.
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_tensor(name, tensor)
