@@ -53,7 +53,7 @@ DISCRIMINATOR = Kind(
 def save_generator(generator: Generator, path: str | Path) -> None:
     """Write a generator, w_avg included, in the dtype that it has; `path` is replaced atomically.
 
-    Raises OSError where the file cannot be written.
+    Raises OSError if the file cannot be written.
     """
     save_network(GENERATOR, generator, path)
 
@@ -119,7 +119,9 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"unknown device {device!r}; such as cpu, cuda or cuda:0") from error
+        raise ValueError(
+            f"unknown device {device!r}: use cpu, cuda or cuda:0, for example"
+        ) from error
 
 
 def _config(kind: Kind, metadata: Mapping[str, str], tensor_count: int) -> Any:

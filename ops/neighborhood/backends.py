@@ -23,7 +23,7 @@ _DEVICES = {"cuda": "CUDA", "cpu": "the CPU"}
 
 
 class Attention(Protocol):
-    """A backend's entry: checked tensors in, `[B, H, W, heads, head_dim]` out."""
+    """A backend's function: it takes checked tensors and gives `[B, H, W, heads, head_dim]`."""
 
     def __call__(
         self,
@@ -36,14 +36,14 @@ class Attention(Protocol):
     ) -> Tensor: ...
 
 
-# What the process and the machine are. torch.compile must take the answers for constants.
+# Questions about the process and the machine. torch.compile must take the answers as constants.
 
 Question = TypeVar("Question", bound=Callable[..., object])
 
 
 def _constant(question: Question) -> Question:
-    """Marks what torch.compile calls while it traces, rather than traces."""
-    # What torch.compiler.assume_constant_result sets; it would import dynamo and inductor here.
+    """Marks a function that torch.compile calls while it traces, in place of tracing it."""
+    # torch.compiler.assume_constant_result sets this too, but imports dynamo and inductor.
     question._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return question
 
@@ -136,7 +136,7 @@ class Backend:
         return reason
 
     def _interprets(self, problem: Problem) -> bool:
-        """Whether the kernels for GPUs are interpreted on the CPU, where the tensors are."""
+        """Whether the tensors are on the CPU and the GPU kernels are interpreted there."""
         return (
             self.interpreted_by is not None
             and problem.device_type == "cpu"
@@ -164,8 +164,8 @@ def _listed(dtypes: Mapping[torch.dtype, int]) -> str:
     return f"{', '.join(first)} and {last}"
 
 
-# `auto` takes the first row that can run a call. For CUDA the order is a prior: no GPU has been
-# measured.
+# `auto` takes the first row that can run a call. For CUDA the order is a guess, since no GPU has
+# been measured.
 BACKENDS: tuple[Backend, ...] = (
     Backend(
         name="triton",
@@ -233,7 +233,7 @@ def check_backend_name(name: object, source: str = "") -> None:
 def auto_order(problem: Problem) -> tuple[Backend, ...]:
     """The rows that `auto` tries, best first; the last can run any problem.
 
-    They are the rows of the tensors' device. Triton's interpreter is for tests, so that on the CPU
+    They are the rows of the tensors' device. Triton's interpreter is for tests, so on the CPU
     `triton` runs only if it is asked for by name.
     """
     return tuple(row for row in BACKENDS if row.device_type in (None, problem.device_type))

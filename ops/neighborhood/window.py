@@ -1,7 +1,7 @@
 """The window rule of NAT and DiNAT along one axis; every backend follows it.
 
 Pixel `i` of `length` belongs to dilation group `i % dilation` at position `i // dilation`. Its
-window is `kernel_size` consecutive positions of that group, centred where the group allows it and
+window is `kernel_size` consecutive positions of that group, centred if the group allows it and
 shifted inside at the edges, never padded (NAT, arXiv 2204.07143; dilation: DiNAT, 2209.15001).
 """
 

@@ -144,7 +144,7 @@ def measure_accuracy(
             f"{network.config.num_classes} classes apart: there must be one folder for each class"
         )
     device = next(network.parameters()).device
-    own = own_share(list(folder.images))
+    own = [folder.images[i] for i in own_share(range(len(folder.images)))]
     tasks = [own[first : first + batch] for first in range(0, len(own), batch)]
     right = torch.zeros(3, dtype=torch.int64, device=device)  # images, first guesses, five guesses
     begin = time.perf_counter()

@@ -27,9 +27,9 @@ OTHER_RANKS_SECONDS = 2.0
 
 
 class OneSentence(click.Group):
-    """A group whose commands end in `Error: one sentence.` where the library refuses something.
+    """A group whose commands end in `Error: one sentence.` if the library refuses something.
 
-    Exit codes: 1 where the library refused a file or a value, 2 where the command was misspelt, 130
+    Exit codes: 1 if the library refused a file or a value, 2 if the command was misspelt, 130
     after Ctrl-C.
     """
 

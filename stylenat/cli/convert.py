@@ -48,7 +48,9 @@ def convert(
     KEY=VALUE changes --config: model.generator.qk_scale=0.2
     """
     if overrides and config_path is None:
-        raise click.UsageError(f"KEY=VALUE changes --config, and there is none: {overrides[0]}")
+        raise click.UsageError(
+            f"KEY=VALUE changes what --config names, so it needs --config: {overrides[0]}"
+        )
 
     from stylenat.backbones import holds_classifier
     from stylenat.config import load_config

@@ -22,7 +22,7 @@ class Batches(click.ParamType):
         pieces = str(value).split(",")
         if all(piece.isascii() and piece.isdecimal() and int(piece) > 0 for piece in pieces):
             return tuple(int(piece) for piece in pieces)
-        self.fail(f"'{value}' is not batches from 1 up, such as 1,8,64", parameter, context)
+        self.fail(f"'{value}' is not a list of batch sizes, such as 1,8,64", parameter, context)
 
 
 class UserPath(click.ParamType):

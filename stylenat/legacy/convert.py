@@ -38,13 +38,13 @@ def convert_checkpoint(
     Also of a training state, RUN/checkpoints/NIMG.pt, whose architecture is in `config`, or else in
     RUN/config.yaml. Of a published file:
 
-    The architecture comes from the checkpoint's own args, field by field; from `config` where they
-    are silent, cut to the checkpoint's size where it is larger; else from the shapes, which do not
+    The architecture comes from the checkpoint's own args, field by field; from `config` if they
+    are silent, cut to the checkpoint's size if it is larger; else from the shapes, which do not
     tell dilations. Weights in another floating type become float32. Truncation's `w_avg` is left
     unknown: no published file has it.
 
     Raises OSError for a file that cannot be read, and ValueError, one sentence that names the file,
-    where it is refused (see `read_official`), lacks the network or its architecture, or where a
+    if it is refused (see `read_official`), lacks the network or its architecture, or if a
     tensor is missing, left over, of another shape or type, not finite, or a filter unlike ours.
     """
     if which not in NETWORKS:

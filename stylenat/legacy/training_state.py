@@ -31,7 +31,7 @@ def network_of_state(
     """The network `which` (g_ema, g or d) in float32, in eval mode; its memory is its own.
 
     Built by `config`, otherwise by the config.yaml of the run that the file lies in. Raises
-    ValueError, one sentence that names the file, where there is none or it is another network's.
+    ValueError, one sentence that names the file, if there is none or it is another network's.
     """
     state = fields(content)
     if state["format"] != FORMAT:
