@@ -7,6 +7,7 @@ import operator
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ops.neighborhood import impl
@@ -53,6 +54,17 @@ class UnfusedBackend(Row):
 
 
 UNFUSED_BACKENDS: tuple[UnfusedBackend, ...] = (
+    UnfusedBackend(
+        name="cpu",
+        summary="C++, vectorised and threaded; sums in float32",
+        requires="a C++ compiler",
+        checked_by="unfused_cpu",
+        module="unfused_cpu",
+        device_type="cpu",
+        dtypes={torch.float32: 0, torch.bfloat16: 0},
+        causal=True,
+        warns=True,
+    ),
     UnfusedBackend(
         name="reference",
         summary="plain PyTorch; the specification",
