@@ -196,6 +196,7 @@ def _facts() -> dict[str, str]:
         "C++ compiler": _compiler(),
         "Triton": triton.missing() or _version("triton"),
         "NATTEN": natten.missing() or f"{_version('natten')} with libnatten",
+        "programs for NATTEN before 0.20": _old_natten(),
         "cache of compiled libraries": _cache(),
         VARIABLE: os.environ.get(VARIABLE) or "not set",
     }
@@ -236,6 +237,14 @@ def _cache() -> str:
         return str(cache_folder())
     except OSError as error:
         return str(error)
+
+
+def _old_natten() -> str:
+    try:
+        there = f"natten {importlib.metadata.version('natten')} is installed"
+    except importlib.metadata.PackageNotFoundError:
+        there = "no natten is installed"
+    return f"{there}; python -m stylenat.compat SCRIPT stands in for 0.14 to 0.17"
 
 
 def _version(package: str) -> str:

@@ -32,6 +32,7 @@ LAYERS = (
     ("stylenat.ending", "stylenat.untrusted"),
     ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices"),
     ("stylenat.memory",),
+    ("stylenat.compat",),
     ("ops",),
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
