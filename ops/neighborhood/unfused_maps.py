@@ -53,9 +53,10 @@ class Maps:
             return unfused_reference.bias_gradient(da, self.window)
         return _bias_gradient(da, *self._arguments())
 
-    def _arguments(self) -> tuple[list[int], list[int], list[bool], str]:
+    def _arguments(self) -> tuple[list[int], list[int], list[int], str]:
         window = self.window
-        return list(window.kernel_size), list(window.dilation), list(window.is_causal), self.backend
+        is_causal = [int(value) for value in window.is_causal]  # jit.trace knows no list of bool
+        return list(window.kernel_size), list(window.dilation), is_causal, self.backend
 
     def _is_plain(self, *tensors: Tensor) -> bool:
         """Whether PyTorch needs to see every step, which the reference alone can show it."""
@@ -67,8 +68,8 @@ class Maps:
         return False
 
 
-def _window(kernel_size: list[int], dilation: list[int], is_causal: list[bool]) -> Window:
-    return Window(tuple(kernel_size), tuple(dilation), tuple(is_causal))
+def _window(kernel_size: list[int], dilation: list[int], is_causal: list[int]) -> Window:
+    return Window(tuple(kernel_size), tuple(dilation), tuple(map(bool, is_causal)))
 
 
 # query_key
@@ -82,7 +83,7 @@ def _query_key(
     fill: float,
     kernel_size: list[int],
     dilation: list[int],
-    is_causal: list[bool],
+    is_causal: list[int],
     backend: str,
 ) -> Tensor:
     window = _window(kernel_size, dilation, is_causal)
@@ -97,7 +98,7 @@ def _(
     fill: float,
     kernel_size: list[int],
     dilation: list[int],
-    is_causal: list[bool],
+    is_causal: list[int],
     backend: str,
 ) -> Tensor:
     return x.new_empty((*x.shape[:-1], prod(kernel_size)))
@@ -131,7 +132,7 @@ def _gather(
     y: Tensor,
     kernel_size: list[int],
     dilation: list[int],
-    is_causal: list[bool],
+    is_causal: list[int],
     backend: str,
 ) -> Tensor:
     return load_maps(backend).gather(a, y, _window(kernel_size, dilation, is_causal))
@@ -143,7 +144,7 @@ def _scatter(
     x: Tensor,
     kernel_size: list[int],
     dilation: list[int],
-    is_causal: list[bool],
+    is_causal: list[int],
     backend: str,
 ) -> Tensor:
     return load_maps(backend).scatter(a, x, _window(kernel_size, dilation, is_causal))
@@ -156,7 +157,7 @@ def _(
     features: Tensor,
     kernel_size: list[int],
     dilation: list[int],
-    is_causal: list[bool],
+    is_causal: list[int],
     backend: str,
 ) -> Tensor:
     return features.new_empty(features.shape)
@@ -194,7 +195,7 @@ def _bias_gradient(
     da: Tensor,
     kernel_size: list[int],
     dilation: list[int],
-    is_causal: list[bool],
+    is_causal: list[int],
     backend: str,
 ) -> Tensor:
     return load_maps(backend).bias_gradient(da, _window(kernel_size, dilation, is_causal))
@@ -205,7 +206,7 @@ def _(
     da: Tensor,
     kernel_size: list[int],
     dilation: list[int],
-    is_causal: list[bool],
+    is_causal: list[int],
     backend: str,
 ) -> Tensor:
     dtype = torch.float64 if da.dtype == torch.float64 else torch.float32
