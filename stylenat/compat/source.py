@@ -78,8 +78,11 @@ class Source:
 
     def logits(self) -> Tensor:
         """`[B, N, H, W, K]`, exactly, with gradients as far as the call to qk had them."""
-        mode = torch.inference_mode(False), torch.set_grad_enabled(self.requires_grad)
-        with mode[0], mode[1], self.reading() as (query, key, rpb):
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(self.requires_grad),
+            self.reading() as (query, key, rpb),
+        ):
             return neighborhood_qk(
                 query, key, kernel_size=self.kernel_size, dilation=self.dilation, rpb=rpb
             )

@@ -79,7 +79,7 @@ def test_every_spelling_of_softmax_and_idle_dropout_is_fused(spelling, expected,
 
 
 def test_questions_leave_weights_waiting(used):
-    q, k, v, rpb = draw(grad=True)
+    q, k, _v, rpb = draw(grad=True)
     for weights in (logits(q, k, rpb), logits(q, k, rpb).softmax(-1)):
         assert weights.shape == weights.size() == (*SHAPE[:-1], 9)
         assert weights.size(-1) == 9
@@ -344,7 +344,7 @@ def test_weights_made_without_gradients_give_none(used):
 
 
 def test_first_looked_at_without_gradients_they_still_have_one():
-    q, k, v, rpb = draw(grad=True)
+    q, k, _v, rpb = draw(grad=True)
     weights = logits(q, k, rpb)
     with torch.no_grad():
         weights.mean()
@@ -379,14 +379,14 @@ def test_autocast_gives_what_it_gives_without_waiting():
 
 
 def test_nothing_waits_where_pytorch_looks_into_the_call(used):
-    q, k, v, rpb = draw()
+    q, k, _v, rpb = draw()
 
     def plain(q, k, rpb):
         x = logits(q, k, rpb)
         assert not isinstance(x, DeferredWeights)
         return x.softmax(-1)
 
-    torch.jit.trace(plain, (q, k, rpb))
+    torch.jit.trace(plain, (q, k, rpb), check_trace=False)
     torch.func.vmap(lambda q: plain(q, k, rpb))(q[None])
     torch.func.grad(lambda q: plain(q, k, rpb).square().sum())(q)
     torch.func.jvp(lambda q: plain(q, k, rpb), (q,), (k,))
@@ -405,7 +405,7 @@ def test_torch_compile_gives_the_same(expected):
 
 
 def test_what_can_not_be_fused_is_computed_at_once():
-    q, k, _, rpb = draw()
+    q, k, _, _rpb = draw()
     assert type(functional.na2d_qk(q, k, (3, 5))) is Tensor
     assert type(functional.na2d_qk(q, k, 3, (1, 2))) is Tensor
     assert type(functional.na2d_qk(q, k, 3, is_causal=True)) is Tensor
