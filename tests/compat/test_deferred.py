@@ -426,5 +426,19 @@ def test_av_with_other_arguments_gets_the_weights(used):
     weights = functional.na2d_qk(q, k, 3, 1).softmax(-1)
     out = functional.na2d_av(weights, wide, 3, 1)
     assert out.shape[-1] == 6
-    functional.na2d_av(weights, v, 3, 2)
-    assert used == ["qk", "av", "av"]
+    weights = functional.na2d_qk(q, k, 3, 1).softmax(-1)
+    out = functional.na2d_av(weights, v, 3, 2)
+    assert used == ["qk", "av"] * 2
+    torch.testing.assert_close(out, functional.na2d_av(weights * 1, v, 3, 2), **EXACT)
+
+
+def test_modules_compile_trace_and_export(natten):
+    module = natten("0.15").NeighborhoodAttention2D(8, 2, 3, 2).eval()
+    x = torch.randn(1, 7, 9, 8)
+    with torch.no_grad():
+        expected = module(x)
+        compiled = torch.compile(module, backend="eager", fullgraph=True)
+        traced = torch.jit.trace(module, (x,))
+        exported = torch.export.export(module, (x,)).module()
+        for other in (compiled, traced, exported):
+            torch.testing.assert_close(other(x), expected, **EXACT)
