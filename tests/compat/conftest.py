@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 
 import pytest
+from torch import Tensor
 
 from stylenat import compat
 from stylenat.compat import calls, context, levels, package, source
 from stylenat.compat.autotuner import AutotunerContext
+from tests.compat.waiting import attend, draw, logits
 
 
 def loaded() -> dict[str, ModuleType]:
@@ -68,3 +70,15 @@ def used(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         watch(owner, "neighborhood_qk", "qk")
     watch(calls, "neighborhood_av", "av")
     return names
+
+
+@pytest.fixture
+def expected(used: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits, weights and output, without waiting."""
+    q, k, v, rpb = draw()
+    plain = logits(q, k, rpb).clone()
+    assert type(plain) is Tensor
+    weights = plain.softmax(-1)
+    out = attend(weights, v)
+    used.clear()
+    return plain, weights, out
