@@ -33,6 +33,7 @@ LAYERS = (
     ("stylenat.ending", "stylenat.untrusted", "stylenat.precision", "stylenat.machine"),
     ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices", "stylenat.layout"),
     ("stylenat.memory",),
+    ("stylenat.compat",),
     ("ops",),
 )
 DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}

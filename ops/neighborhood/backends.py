@@ -16,7 +16,7 @@ from torch import Tensor
 from ops.neighborhood import impl
 from ops.neighborhood.derivatives import FORWARD_MODE, TRANSFORMED
 from ops.neighborhood.impl.triton.plan import MAX_KERNEL_SIZE
-from ops.neighborhood.problem import HeadGroup, Problem
+from ops.neighborhood.problem import HeadGroup
 
 VARIABLE = "STYLENAT_ATTENTION"
 _DEVICES = {"cuda": "CUDA", "cpu": "the CPU"}
@@ -83,9 +83,28 @@ def _cached_warning(message: str) -> None:
 # The table.
 
 
+class Problem(Protocol):
+    """One call of an operation, as far as a row needs it to say whether it can run it."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device_type(self) -> str: ...
+    @property
+    def device_index(self) -> int | None: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def largest_kernel_size(self) -> int: ...
+    @property
+    def has_tangent(self) -> bool: ...
+    @property
+    def is_transformed(self) -> bool: ...
+
+
 @dataclass(frozen=True)
-class Backend:
-    """One row: the module `ops.neighborhood.impl.NAME`, and the calls that it can run.
+class Row:
+    """What a backend of any operation needs, and the calls that it can run.
 
     `requires` says in words what must be installed. The `missing()` of the implementation
     `checked_by` finds out whether it is. `dtypes` gives for each dtype the least compute capability
@@ -106,12 +125,6 @@ class Backend:
     interpreted_by: str | None = None
     warns: bool = False
 
-    def load(self) -> Attention:
-        """The implementation's function; importing it may take long."""
-        _import(self.name)
-        attention: Attention = getattr(impl, self.name).attention
-        return attention
-
     def unsupported(self, problem: Problem) -> str | None:
         """None, or one sentence on why this backend can't run that problem."""
         if self.device_type not in (None, problem.device_type) and not self._interprets(problem):
@@ -127,7 +140,7 @@ class Backend:
             return TRANSFORMED
         if self.max_head_dim is not None and problem.head_dim > self.max_head_dim:
             return f"it takes a head_dim up to {self.max_head_dim}, not {problem.head_dim}"
-        kernel_size = max(group.kernel_size for group in problem.groups)
+        kernel_size = problem.largest_kernel_size
         if self.max_kernel_size is not None and kernel_size > self.max_kernel_size:
             return f"it takes a kernel_size up to {self.max_kernel_size}, not {kernel_size}"
         reason = self._missing_here(problem)
@@ -156,6 +169,17 @@ class Backend:
         if major >= least:
             return None
         return f"it needs a GPU of compute capability {least}.0, and this one has {major}.{minor}"
+
+
+@dataclass(frozen=True)
+class Backend(Row):
+    """One row: the module `ops.neighborhood.impl.NAME`, and the calls that it can run."""
+
+    def load(self) -> Attention:
+        """The implementation's function; importing it may take long."""
+        _import(self.name)
+        attention: Attention = getattr(impl, self.name).attention
+        return attention
 
 
 def _listed(dtypes: Mapping[torch.dtype, int]) -> str:
@@ -230,13 +254,18 @@ def check_backend_name(name: object, source: str = "") -> None:
 # The choice.
 
 
-def auto_order(problem: Problem) -> tuple[Backend, ...]:
-    """The rows that `auto` tries, best first; the last can run any problem.
+AnyRow = TypeVar("AnyRow", bound=Row)
 
-    They are the rows of the tensors' device. Triton's interpreter is for tests, so on the CPU
-    `triton` runs only if it is asked for by name.
-    """
-    return tuple(row for row in BACKENDS if row.device_type in (None, problem.device_type))
+
+def auto_order(problem: Problem) -> tuple[Backend, ...]:
+    """The rows that `auto` tries, best first; the last can run any problem."""
+    return _of_device(BACKENDS, problem)
+
+
+def _of_device(rows: tuple[AnyRow, ...], problem: Problem) -> tuple[AnyRow, ...]:
+    """The rows of the tensors' device. Triton's interpreter is for tests, so that on the CPU
+    `triton` runs only if it is asked for by name."""
+    return tuple(row for row in rows if row.device_type in (None, problem.device_type))
 
 
 def choose(problem: Problem, requested: str) -> Backend:
@@ -246,17 +275,26 @@ def choose(problem: Problem, requested: str) -> Backend:
     traces. Raises ValueError for an unknown name, and RuntimeError if the named backend can't run
     the problem.
     """
+    return choose_row(BACKENDS, problem, requested)
+
+
+def choose_row(rows: tuple[AnyRow, ...], problem: Problem, requested: str) -> AnyRow:
+    """`choose` among the rows of another table, which names no backend that BACKENDS does not."""
     source = ""
     if requested == "auto":
         requested = _environment(VARIABLE) or "auto"
         source = f" (from {VARIABLE})"
     if requested == "auto":
-        for row in auto_order(problem):
+        for row in _of_device(rows, problem):
             if row.unsupported(problem) is None:
                 return row
         raise AssertionError("reference runs any problem")
     check_backend_name(requested, source)
-    rows = {row.name: row for row in BACKENDS}
-    if (reason := rows[requested].unsupported(problem)) is not None:
+    named = {row.name: row for row in rows}
+    if requested not in named:
+        reason: str | None = f"it is none of {', '.join(named)}, which this operation has"
+    else:
+        reason = named[requested].unsupported(problem)
+    if reason is not None:
         raise RuntimeError(f"attention backend '{requested}'{source} can't run this call: {reason}")
-    return rows[requested]
+    return named[requested]

@@ -75,6 +75,10 @@ class Problem:
     has_tangent: bool = False
     is_transformed: bool = False
 
+    @property
+    def largest_kernel_size(self) -> int:
+        return max(group.kernel_size for group in self.groups)
+
 
 def describe(
     q: Tensor, k: Tensor, v: Tensor, groups: Sequence[HeadGroup], rpb: Sequence[Tensor] | None

@@ -32,6 +32,13 @@ def missing() -> str | None:
         import natten
     except (ImportError, OSError, RuntimeError) as error:
         return f"NATTEN can't be imported: {' '.join(str(error).split())}"
+    if hasattr(natten, "__stylenat_compat__"):
+        return (
+            f"the natten {natten.__version__} of this process is StyleNAT's own drop-in for old "
+            "code (stylenat.compat), and has no kernels"
+        )
+    if not hasattr(natten, "HAS_LIBNATTEN"):
+        return f"NATTEN {natten.__version__} is older than 0.20, the first with the call it needs"
     if not natten.HAS_LIBNATTEN:
         return (
             f"NATTEN {natten.__version__} is installed without libnatten, its CUDA kernels: "
