@@ -63,7 +63,7 @@ def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> 
 
 
 def _save(kind: str, network: Generator | Discriminator, path: str | Path) -> None:
-    network = getattr(network, "_orig_mod", network)  # what torch.compile wrapped
+    network = getattr(network, "_orig_mod", network)  # a module that torch.compile has wrapped
     network_class, _ = KINDS[kind]
     if not isinstance(network, network_class):
         help_ = "; give its .module" if hasattr(network, "module") else ""
@@ -82,11 +82,11 @@ def _save(kind: str, network: Generator | Discriminator, path: str | Path) -> No
 def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
     path, device = user_path(path), as_device(device)
     try:
-        # safetensors names neither a missing file nor a folder well.
+        # safetensors does not name a missing file or a folder well.
         with naming(path), path.open("rb"), safe_open(path, framework="pt") as file:
             names = list(file.keys())
             config = _config(kind, file.metadata() or {}, len(names))
-            # safetensors maps the file; the network's memory is its own.
+            # safetensors maps the file; the network gets memory of its own.
             tensors = {name: file.get_tensor(name).clone() for name in names}
         return build_network(kind, config, tensors).to(device).eval()
     except SafetensorError as error:
@@ -97,7 +97,7 @@ def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """Raises ValueError for what PyTorch knows no device by."""
+    """The device of that name. Raises ValueError if PyTorch knows no such device."""
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -128,9 +128,9 @@ def _config(kind: str, metadata: Mapping[str, str], tensor_count: int) -> Any:
 
 
 def refuse_more_layers(config: GeneratorConfig | DiscriminatorConfig, tensor_count: int) -> None:
-    """Raises ValueError for a network of more layers than the file that should hold it has tensors.
+    """Raises ValueError if a network has more layers than its file has tensors.
 
-    To build a million layers, only to find that they are missing, takes minutes.
+    It would take minutes to build a million layers, only to find that they are missing.
     """
     if isinstance(config, GeneratorConfig):
         layers = config.mapping_layers + config.num_ws
@@ -141,8 +141,8 @@ def refuse_more_layers(config: GeneratorConfig | DiscriminatorConfig, tensor_cou
 
 
 def build_network(kind: str, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """The network around these tensors, which become its own. Raises ValueError, naming names,
-    unless they are the network's to the last one."""
+    """A network that takes over these tensors. Raises ValueError, with names, unless they are
+    exactly those of the network."""
     network_class, _ = KINDS[kind]
     try:
         with torch.device("meta"):

@@ -194,7 +194,7 @@ def bench_data(repeats: int, outdir: Path | None) -> None:
 
 
 def _prepare(device: str, outdir: Path | None) -> torch.device:
-    """The device that was asked for, freed memory kept, and OUTDIR found writable."""
+    """The requested device. Freed memory is kept from here on, and OUTDIR must be writable."""
     from stylenat.distributed import pick_device
     from stylenat.memory import keep_freed_memory
 
@@ -211,7 +211,7 @@ def _check_outdir(outdir: Path | None) -> None:
 
 
 def _finish(report: Report, outdir: Path | None) -> None:
-    """Print a report, and write it where it was asked for."""
+    """Print a report, and write it to OUTDIR if that is given."""
     report.show()
     if outdir is not None:
         click.echo(f"Written to {report.write(outdir)}")

@@ -11,7 +11,7 @@ from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPa
 
 
 class Sheet(click.ParamType):
-    """`8x8`: columns and rows; `none`."""
+    """`8x8`, which is columns and rows, or `none`."""
 
     name = "sheet"
 
@@ -103,7 +103,7 @@ def sample(
     chosen = pick_device(device)
     sheet = default_sheet(len(numbers)) if grid is None else None if grid == "none" else grid
     assert not isinstance(sheet, str)
-    # What can be refused is refused before a model is read.
+    # Everything that can be refused is refused before a model is read.
     check_seeds(numbers, seed_scheme)
     if sheet is not None:
         check_sheet(*sheet)

@@ -26,7 +26,7 @@ from stylenat.models.layers import normal_linear
 # at 32x32 and 1 GiB at 64x64.
 MAX_GLOBAL_RESOLUTION = 32
 
-# What StyleSwin adds to the logits of positions that only the cyclic shift brings together.
+# StyleSwin adds this to the logits of positions that only the cyclic shift brings together.
 MASKED = -100.0
 
 
@@ -41,7 +41,7 @@ class Kind(Protocol):
     ) -> nn.Module:
         """The module for tokens [B, resolution, resolution, channels] of a level that it fits.
 
-        `projection`: qkv_bias and qk_scale, of every kind's linear layers.
+        `projection`: qkv_bias and qk_scale, which the linear layers of every kind have.
         """
 
 
@@ -111,14 +111,14 @@ class HeadGroups:
         return HydraAttention(channels, heads, self.groups, backend=backend, **projection)
 
 
-# As a configuration writes it.
+# The form in which a configuration writes it.
 AttentionKind: TypeAlias = Literal["global"] | Windows | tuple[HeadGroup, ...]
 
 
 def kind_of(attention: AttentionKind, *, resolution: int) -> Kind:
     """The kind that a level's configuration means.
 
-    Raises ValueError, naming the level, for what means none.
+    Raises ValueError, naming the level, for a value that means no kind.
     """
     match attention:
         case "global":
@@ -145,7 +145,7 @@ def _check_even(heads: int, where: str = "") -> None:
 def deal_heads(
     heads: int, kernel_sizes: Sequence[int], dilations: Sequence[int]
 ) -> tuple[HeadGroup, ...]:
-    """Deal heads evenly to groups; what is left over goes to the last groups, one each.
+    """Deal heads evenly to groups; the last groups get one more each if some are left over.
 
     Group i has `kernel_sizes[i]` and `dilations[i]`; a list of one value serves all groups.
     Raises ValueError for lists of other lengths, for fewer heads than groups, and from HeadGroup.
@@ -172,7 +172,7 @@ def deal_heads(
 
 
 class _MultiHeadAttention(nn.Module):
-    """What the three kinds share: one linear layer for q, k and v, and one behind the heads."""
+    """What the three kinds share: a linear layer for q, k and v, and one after the heads."""
 
     def __init__(
         self, channels: int, heads: int, *, qkv_bias: bool, qk_scale: float | None
