@@ -57,7 +57,7 @@ def bench_op(
 ) -> None:
     """Measure the attention operation: every backend at the shapes of FFHQ, and its rivals.
 
-    By default with one image; on a GPU with eight as well.
+    The default is one image, and on a GPU eight as well.
     """
     from stylenat.benchmarks import op
 
@@ -109,7 +109,7 @@ def bench_generator(
 ) -> None:
     """Measure images per second of a generator with fresh weights, with and without attention.
 
-    By default in batches of 1, 2 and 4; on a GPU on to 256, or to where its memory is full.
+    The default batches are 1, 2 and 4, and on a GPU more, up to 256 or until its memory is full.
     """
     from stylenat.benchmarks import generator
     from stylenat.sampling import DTYPES
@@ -157,7 +157,7 @@ def bench_training(
 ) -> None:
     """Measure the seconds of each part of a training step, on random images.
 
-    By default with the config's batch.
+    The default batch is the config's.
     """
     from stylenat.benchmarks import training
     from stylenat.config import load_config
