@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 
-# Not typing's: `python -m stylenat` runs this file while a typing.py of the folder would be found.
+# Not typing's: while `python -m stylenat` runs this file, a typing.py in the folder would be found.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from stylenat.export import load_discriminator, save_discriminator, save_generator
@@ -26,7 +26,7 @@ __all__ = [
 
 
 def _foreign_ops() -> str | None:
-    """What `import ops` gives here, if that is not the package beside this one."""
+    """The `ops` that `import ops` finds, if it is not the package beside this one."""
     loaded = sys.modules.get("ops")
     spec = getattr(loaded, "__spec__", None) if loaded else importlib.util.find_spec("ops")
     folders = list((spec and spec.submodule_search_locations) or ())
@@ -35,12 +35,12 @@ def _foreign_ops() -> str | None:
         return None
     if loaded:
         return getattr(loaded, "__file__", None) or next(iter(folders), repr(loaded))
-    # None if there is no `ops` at all: Python itself says so.
+    # None if there is no `ops` at all; then Python itself says so.
     return (spec.origin or folders[0]) if spec else None
 
 
 def _refuse_foreign_ops() -> None:
-    """Raises ImportError, one sentence, if another program's `ops` stands before StyleNAT's."""
+    """Raises ImportError, one sentence, if another program's `ops` is found before StyleNAT's."""
     if (other := _foreign_ops()) is None:
         return
     if "ops" in sys.modules:
@@ -63,12 +63,12 @@ def _refuse_foreign_ops() -> None:
 
 
 _refuse_foreign_ops()
-# Held from now on, whatever a program does to sys.path before it asks for what is below.
+# Imported now, so that later changes of sys.path can't lead to another `ops`.
 import ops  # noqa: E402, F401
 
 
 def __getattr__(name: str) -> object:
-    """Load a function with all that it needs, PyTorch above all, when it is first asked for."""
+    """Load a function, and PyTorch with it, when it is first asked for."""
     if name == "load_generator":
         from stylenat.sampling import load_generator
 

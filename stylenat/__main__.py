@@ -5,7 +5,7 @@ import sys
 
 
 def _leave_folder() -> None:
-    """Take the folder that `python -m` was started in off sys.path, unless StyleNAT lies there.
+    """Remove the folder in which `python -m` was started from sys.path, unless StyleNAT is there.
 
     Otherwise any yaml.py, click.py or PIL/ in it would be imported in place of the library. The
     Python processes that this one starts get PYTHONSAFEPATH=1, which does the same for them.

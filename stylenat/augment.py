@@ -3,9 +3,9 @@
 Legend: B batch, C channels, H height, W width.
 
 Each image is flipped, shifted, changed in brightness, saturation and contrast, and loses a
-rectangle, in this order (the transformations of DiffAugment, arXiv 2006.10738). Randomness comes in
-from outside: AUGMENT_DRAWS numbers from 0 to 1 an image decide, so that an image's augmentation
-depends neither on the batch nor on the rank that it is in.
+rectangle, in this order (the transformations of DiffAugment, arXiv 2006.10738). The caller gives
+AUGMENT_DRAWS random numbers from 0 to 1 per image. So an image's augmentation depends neither on
+its batch nor on its rank.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def augment(image_BCHW: Tensor, draws_B8: Tensor) -> Tensor:
 
 
 def shifted(image_BCHW: Tensor, draw_B111: Tensor, dim: int) -> Tensor:
-    """Images moved along `dim` by a whole number of pixels, at most SHIFT of it; zeros move in."""
+    """Images moved along `dim` by whole pixels, at most SHIFT of its length; zeros move in."""
     side = image_BCHW.shape[dim]
     most = int(side * SHIFT + 0.5)
     shift_B111 = (draw_B111 * (2 * most + 1)).long() - most
@@ -52,7 +52,7 @@ def shifted(image_BCHW: Tensor, draw_B111: Tensor, dim: int) -> Tensor:
 
 
 def is_cut(image_BCHW: Tensor, draw_B111: Tensor, dim: int) -> Tensor:
-    """Which positions along `dim` a span of CUTOUT of it covers; it may hang over the edges."""
+    """Which positions along `dim` the cutout covers: CUTOUT of its length, perhaps over an edge."""
     side = image_BCHW.shape[dim]
     length = int(side * CUTOUT + 0.5)
     centre_B111 = (draw_B111 * (side + 1 - length % 2)).long()

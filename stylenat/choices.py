@@ -1,8 +1,8 @@
 """The closed lists that configuration, command line and library share, each written once.
 
-It imports nothing heavy: `stylenat --help` reads it. What belongs to a choice (a torch.dtype, a
-metric's row, a file of weights) stands in a table beside the code that uses it, and a test holds
-that table to the list here.
+It imports nothing heavy, since `stylenat --help` reads it. What belongs to a choice (a torch.dtype,
+a metric's row, a file of weights) is in a table beside the code that uses it. A test compares that
+table with the list here.
 """
 
 from typing import Literal, get_args

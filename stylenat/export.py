@@ -100,11 +100,11 @@ def load_network(kind: Kind, path: str | Path, device: str | torch.device = "cpu
     """The network of this kind in a file of ours; as `load_generator`."""
     path, device = user_path(path), as_device(device)
     try:
-        # safetensors names neither a missing file nor a folder well.
+        # safetensors does not name a missing file or a folder well.
         with naming(path), path.open("rb"), safe_open(path, framework="pt") as file:
             names = list(file.keys())
             config = _config(kind, file.metadata() or {}, len(names))
-            # safetensors maps the file; the network's memory is its own.
+            # safetensors maps the file; the network gets memory of its own.
             tensors = {name: file.get_tensor(name).clone() for name in names}
         return build_network(kind, config, tensors).to(device).eval()
     except SafetensorError as error:
@@ -115,7 +115,7 @@ def load_network(kind: Kind, path: str | Path, device: str | torch.device = "cpu
 
 
 def as_device(device: str | torch.device) -> torch.device:
-    """Raises ValueError for what PyTorch knows no device by."""
+    """The device of that name. Raises ValueError if PyTorch knows no such device."""
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
@@ -147,7 +147,7 @@ def _config(kind: Kind, metadata: Mapping[str, str], tensor_count: int) -> Any:
 def refuse_more_layers(kind: Kind, config: Any, tensor_count: int) -> None:
     """Raises ValueError for a network of more layers than the file that should hold it has tensors.
 
-    To build a million layers, only to find that they are missing, takes minutes.
+    It would take minutes to build a million layers, only to find that they are missing.
     """
     layers = kind.layers(config)
     if layers > tensor_count:

@@ -1,5 +1,5 @@
-"""The ground floor of files: paths that users give, files that are whole or not there, locks, and
-files and streams that outlast a full disk and a closed terminal."""
+"""Files: paths that users give, files that are written whole or not at all, locks, and files and
+streams that survive a full disk and a closed terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ops.files import user_path as user_path
 
 
 def private_folder(path: Path) -> Path:
-    """The folder; it and those above it are made if they are missing, for this user alone.
+    """The folder. If it or one above it is missing, it is made, for this user alone.
 
     Raises OSError if one cannot be made.
     """
@@ -35,7 +35,7 @@ def private_folder(path: Path) -> Path:
 def check_can_write(path: str | Path) -> None:
     """Raises OSError, naming what is wrong, unless `replacing` can write the file `path`.
 
-    For before the work whose result the file is to hold. Creates nothing that stays.
+    Call it before the work whose result the file is to hold. Creates nothing that stays.
     """
     _check_writable(_target(path).parent)
 
@@ -48,7 +48,7 @@ def refuse_overwriting(path: str | Path, *inputs: str | Path | None) -> None:
 
 
 def _is_same_file(one: Path, other: Path) -> bool:
-    """Through links of either kind; neither need exist."""
+    """Whether both paths lead to one file, through links of either kind; neither need exist."""
     try:
         return one.samefile(other)
     except OSError:
@@ -58,7 +58,7 @@ def _is_same_file(one: Path, other: Path) -> bool:
 def check_can_fill(folder: str | Path) -> None:
     """Raises OSError, naming what is wrong, unless files can be written into `folder`.
 
-    It need not exist: then it must be possible to make it, and those above it. For before the work
+    If it does not exist, it must be possible to make it and those above it. Call it before the work
     whose results it is to hold. Creates nothing that stays.
     """
     path = Path(folder).absolute()
@@ -71,7 +71,7 @@ def check_can_fill(folder: str | Path) -> None:
 
 def _check_writable(folder: Path) -> None:
     try:
-        # A try, since neither modes nor os.access know of every mount, quota and access list.
+        # It is tried, since neither modes nor os.access know every mount, quota and access list.
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
@@ -80,7 +80,7 @@ def _check_writable(folder: Path) -> None:
 
 @contextmanager
 def naming(path: str | Path, *, instead_of: Path | None = None) -> Iterator[None]:
-    """An OSError of the block that names no file, or names `instead_of`, names `path` from here on.
+    """If an OSError of the block names no file, or names `instead_of`, let it name `path`.
 
     Errors of writing, flushing and closing name no file: "Read-only file system", but which one?
     """
@@ -91,14 +91,14 @@ def naming(path: str | Path, *, instead_of: Path | None = None) -> Iterator[None
             raise
         if error.errno is not None:
             raise OSError(error.errno, error.strerror, str(path)) from error
-        if type(error) is OSError:  # a sentence of Python's or PIL's
+        if type(error) is OSError:  # a sentence from Python or PIL
             raise OSError(f"{path}: {error}") from error
         raise
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A name beside `path` to write to; the finished file takes its place in one step.
+    """Give a name beside `path` to write to; the finished file takes its place in one step.
 
     Whoever reads `path` sees the old file or the new one, whole, even after a power cut. If the
     block raises, `path` is as it was and the new file is gone. Raises OSError for a folder that is
@@ -204,11 +204,11 @@ class LastingFile:
         self.waiting: list[str] = []
 
     def append(self, line: str) -> OSError | None:
-        """Add a line, after all that wait; the error if the disk takes none of them now."""
+        """Add a line after those that wait. Returns the error if the disk takes none of them."""
         self.waiting.append(f"{line}\n")
         data = "".join(self.waiting).encode("utf-8", "backslashreplace")
         try:
-            # Opened every time: what holds a file open for weeks meets a lost mount.
+            # Opened every time: a file that is held open for weeks may lose its mount.
             with self.path.open("ab", buffering=0) as file:
                 end = file.seek(0, os.SEEK_END)
                 try:

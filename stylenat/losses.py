@@ -29,7 +29,7 @@ def relativistic_d_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
 
 
 def relativistic_g_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
-    """G's relativistic pairing loss: D's with the two exchanged."""
+    """G's relativistic pairing loss: D's loss with real and fake exchanged."""
     return softplus(real_logits - fake_logits).mean()
 
 

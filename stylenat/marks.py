@@ -1,4 +1,4 @@
-"""The mark of the pictures that we draw of images, by which they are told from images."""
+"""The mark in our contact sheets and curves, by which readers tell them from images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ READ_BYTES = 1024  # of a file; the mark stands before the pixels
 
 
 def is_marked(first_bytes: bytes) -> bool:
-    """Whether a file that begins so is a contact sheet, or the curves, of ours."""
+    """Whether a file that begins with these bytes is one of our contact sheets or curves."""
     return any(b"tEXt%b\0%b" % (KEY.encode(), word.encode()) in first_bytes for word in MARKS)
 
 

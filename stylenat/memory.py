@@ -11,13 +11,13 @@ _is_kept = False
 
 
 def keep_freed_memory() -> bool:
-    """Keep freed memory in this process for the next tensor; whether that could be arranged.
+    """Keep freed memory in this process for the next tensor. Returns whether that succeeded.
 
     glibc takes blocks over 32 MB from the system and gives them back when they are freed, so that
     every large activation on the CPU pays for fresh, zeroed pages: a third of the time of an
-    FFHQ-256 image. After this call the process holds on to the most that it has used. It holds for
-    the whole process, hence is for programs to call (the `stylenat` command does), once, at their
-    start; PyTorch on GPUs has an allocator of its own and does not notice. False without glibc.
+    FFHQ-256 image. After this call the process keeps the most memory that it has used. This changes
+    the whole process, so a program should call it (the `stylenat` command does), once, at its
+    start. PyTorch on GPUs has an allocator of its own and is not affected. False without glibc.
     """
     global _is_kept
     if not _is_kept and sys.platform.startswith("linux"):
@@ -28,5 +28,5 @@ def keep_freed_memory() -> bool:
 
 
 def is_memory_kept() -> bool:
-    """Whether `keep_freed_memory` was called and took effect: measurements say so."""
+    """Whether `keep_freed_memory` was called and took effect; measurements record it."""
     return _is_kept

@@ -1,4 +1,4 @@
-"""Values and names in error messages: short, whatever a file holds."""
+"""Values and names for error messages, which stay short whatever a file holds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_NAMES = 5
 
 
 def shown(value: object) -> str:
-    """A value, abridged; a list of lists to its second level."""
+    """A value, abridged; of nested lists, the first two levels."""
     limited = reprlib.Repr()
     limited.maxlevel = 2
     return _abridged(limited.repr(value), LONGEST)
@@ -31,12 +31,12 @@ def first_line(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """On one line, and without what a terminal would take for a command."""
+    """A text on one line, without anything that a terminal would take for a command."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def shell_word(text: str) -> str:
-    """A word that a shell takes for this text, quoted only if that is needed.
+    """A word that a shell takes for this text, quoted only if need be.
 
     A text that can't be shown on one line, or holds bytes that are no UTF-8, is written as
     $'...', which bash, zsh and ksh know.

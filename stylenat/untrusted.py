@@ -1,8 +1,9 @@
 """Read what other people's files hold, without running anything of it.
 
-A checkpoint is a zip archive: a pickle, which can name any function to call, and raw tensor data,
-whose checksums PyTorch does not look at. So: check the archive, list the functions that the pickle
-names, refuse all but PyTorch's own and an inert Namespace, and only then load it, `weights_only`.
+A checkpoint is a zip archive of a pickle, which can name any function to call, and of raw tensor
+data, whose checksums PyTorch does not check. So we check the archive, list the functions that the
+pickle names, refuse all but PyTorch's own and an inert Namespace, and only then load it with
+`weights_only`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class InertNamespace:
 
 
 def fields(section: object) -> dict[str, Any]:
-    """The named values of a dict or a Namespace; none of anything else."""
+    """The named values of a dict or a Namespace; empty for anything else."""
     held = vars(section) if isinstance(section, InertNamespace) else section
     if not isinstance(held, dict):
         return {}
@@ -46,7 +47,7 @@ def fields(section: object) -> dict[str, Any]:
 
 
 def is_plain(value: object) -> bool:
-    """Whether a value is a tensor whose every element is in the file: dense, no view of fewer."""
+    """Whether a value is a dense tensor whose every element is stored in the file."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -57,7 +58,7 @@ def is_plain(value: object) -> bool:
 
 
 def load_untrusted(path: Path, *, mapped: bool = True) -> object:
-    """What `torch.save` wrote to a file; nothing that it names is run.
+    """What `torch.save` wrote to a file. No function that the file names is run.
 
     Tensors that are `mapped` need the file for as long as they are used. Raises as `read_official`,
     which says what is refused.
@@ -98,7 +99,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _fault(members: list[zipfile.ZipInfo], file_bytes: int) -> str | None:
-    """What in the archive's directory PyTorch would not have written."""
+    """What PyTorch would not have written into the archive's directory; None if nothing."""
     names = [member.filename for member in members]
     if len(set(names)) < len(names):
         return "is refused: two members of the archive have one name"
@@ -129,7 +130,7 @@ def misfits(
     found: Mapping[str, Any],
     **others: Sequence[str],
 ) -> str:
-    """What keeps the tensors `found` from being the expected ones, whose shapes are given.
+    """How the tensors `found` differ from the expected ones, whose shapes are given.
 
     `2 missing (a, b); 1 of another shape (c [3] instead of [4])`; empty if nothing does. `others`
     are further faults and the names that they concern: `left_over` in place of all names that are

@@ -1,4 +1,4 @@
-"""The `stylenat` command: parse, call, print. What a subcommand needs is imported when it runs."""
+"""The `stylenat` command. A subcommand imports what it needs only when it runs."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from stylenat.cli.sample import sample
 from stylenat.cli.train import train
 from stylenat.ending import end_in_time, hurry
 
-STOPPED = 128  # and the signal's number, as a shell has it
+STOPPED = 128  # plus the signal's number, as in a shell
 OTHER_RANKS_SECONDS = 2.0
 
 
 class OneSentence(click.Group):
-    """A group whose commands end in `Error: one sentence.` if the library refuses something.
+    """A group of commands that end with `Error: one sentence.` if the library refuses something.
 
     Exit codes: 1 if the library refused a file or a value, 2 if the command was misspelt, 130
     after Ctrl-C.
@@ -45,7 +45,7 @@ class OneSentence(click.Group):
             sentence = _sentence_of(error)
             if sentence is None:
                 raise
-            # Mostly all ranks find the same fault: torchrun ends the others when the first has
+            # Mostly all ranks find the same fault, and torchrun ends the others when the first has
             # said it.
             if os.environ.get("LOCAL_RANK", "0") != "0":
                 time.sleep(OTHER_RANKS_SECONDS)
@@ -53,7 +53,7 @@ class OneSentence(click.Group):
 
 
 def _sentence_of(error: Exception) -> str | None:
-    """What a user needs to know; None for a fault of our own, whose traceback is needed."""
+    """What a user needs to know; None for a fault in our code, which needs its traceback."""
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return f"{error.filename}: {reason}" if error.filename else reason
@@ -78,7 +78,7 @@ for command in (
 
 
 def run() -> None:
-    """The program: `main`, and an end in time whatever happens."""
+    """The program: it runs `main`, and ends in time whatever happens."""
     try:
         end_in_time()
     except ValueError as error:

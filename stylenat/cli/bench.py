@@ -58,7 +58,7 @@ def bench_op(
 ) -> None:
     """Measure the attention operation: every backend at the shapes of FFHQ, and its rivals.
 
-    By default with one image; on a GPU with eight as well.
+    The default is one image, and on a GPU eight as well.
     """
     from stylenat.benchmarks import op
 
@@ -110,7 +110,7 @@ def bench_generator(
 ) -> None:
     """Measure images per second of a generator with fresh weights, with and without attention.
 
-    By default in batches of 1, 2 and 4; on a GPU on to 256, or to where its memory is full.
+    The default batches are 1, 2 and 4, and on a GPU more, up to 256 or until its memory is full.
     """
     from stylenat.benchmarks import generator
     from stylenat.precision import DTYPES, TRAINED
@@ -158,7 +158,7 @@ def bench_training(
 ) -> None:
     """Measure the seconds of each part of a training step, on random images.
 
-    By default with the config's batch.
+    The default batch is the config's.
     """
     from stylenat.benchmarks import training
     from stylenat.config import load_config
@@ -215,7 +215,7 @@ def bench_data(repeats: int, outdir: Path | None) -> None:
 
 
 def _prepare(device: str, outdir: Path | None) -> torch.device:
-    """The device that was asked for, freed memory kept, and OUTDIR found writable."""
+    """The requested device. Freed memory is kept from here on, and OUTDIR must be writable."""
     from stylenat.distributed import pick_device
     from stylenat.memory import keep_freed_memory
 
@@ -232,7 +232,7 @@ def _check_outdir(outdir: Path | None) -> None:
 
 
 def _finish(report: Report, outdir: Path | None) -> None:
-    """Print a report, and write it where it was asked for."""
+    """Print a report, and write it to OUTDIR if that is given."""
     report.show()
     if outdir is not None:
         click.echo(f"Written to {report.write(outdir)}")

@@ -7,9 +7,9 @@ import click
 
 @click.command()
 def doctor() -> None:
-    """What this machine can run, and why not: every attention backend, tried on a small problem.
+    """Show what this machine can run: try every attention backend on a small problem.
 
-    Ends in an error where the backend that would be taken gives wrong values, or none.
+    The command fails if the backend that auto takes gives wrong values, or none.
     """
     from stylenat.doctor import examine
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help=f"Which scores to measure: some of {','.join(METRICS)}.  [default: the run's, or fid]",
 )
 @click.option(
-    "-n",  # torchrun takes --num for the beginning of an option of its own
+    "-n",  # torchrun takes --num for the start of an option of its own
     "--num",
     type=int,
     metavar="N",
@@ -144,7 +144,7 @@ def fid(
 
 
 def _finish(scores: Scores, name: str, file: Path | None, out: Path | None) -> None:
-    """Print the scores, and write them where it was asked for; `file` holds the model's weights."""
+    """Print the scores, and write them to `out` if given; `file` holds the model's weights."""
     from stylenat.files import replacing, sha256_of
 
     for metric, value in scores.values.items():

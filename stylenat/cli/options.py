@@ -26,7 +26,7 @@ class Batches(click.ParamType):
 
 
 class UserPath(click.ParamType):
-    """A path, `~` expanded; every path that a command takes is of this type."""
+    """A path with `~` expanded; every path that a command takes has this type."""
 
     name = "path"
 

@@ -11,7 +11,7 @@ from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPa
 
 
 class Sheet(click.ParamType):
-    """`8x8`: columns and rows; `none`."""
+    """`8x8`, which is columns and rows, or `none`."""
 
     name = "sheet"
 

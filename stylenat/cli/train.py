@@ -8,7 +8,7 @@ import click
 
 from stylenat.cli.options import DEVICE, UserPath
 
-STOPPED = 128  # and the signal's number, as a shell has it
+STOPPED = 128  # plus the signal's number, as in a shell
 
 
 @click.command()

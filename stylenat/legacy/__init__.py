@@ -1,7 +1,7 @@
-"""Published checkpoints (StyleNAT's two formats, StyleSwin's) -> native networks.
+"""Published checkpoints (StyleNAT's two formats, StyleSwin's) -> our networks.
 
 `archive` reads a file without running anything in it, `architecture` works out what network it
-holds, `tensors` says which official tensors make which native ones, `convert` does it all.
+holds, `tensors` says which official tensors make which of ours, `convert` uses the three.
 """
 
 from stylenat.legacy.archive import OfficialCheckpoint, read_official

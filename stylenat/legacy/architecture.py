@@ -1,8 +1,8 @@
 """What network a published checkpoint holds.
 
-Each field comes from the checkpoint's own args if they hold it, else from the user's config,
-else from the tensors' shapes. Afterwards every shape is compared with what was found. Dilations
-leave no trace in a shape: they must be in the args or in the config.
+Each field comes from the checkpoint's own args if they hold it, otherwise from the user's config,
+and otherwise from the tensors' shapes. Afterwards every shape is compared with what was found.
+Dilations show in no shape: they must be in the args or in the config.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from stylenat.untrusted import fields
 
 Shapes = Mapping[str, tuple[int, ...]]
 
-# Channels at 4x4, 8x8, ... 1024x1024; from 64x64 on, of channel multiplier 1.
+# Channels at 4x4, 8x8, ... 1024x1024; those from 64x64 on are for a channel multiplier of 1.
 BASE_CHANNELS = (512, 512, 512, 512, 256, 128, 64, 32, 16)
 FIRST_MULTIPLIED = 4
 HEAD_DIM = 32
@@ -38,9 +38,9 @@ MAX_INTEGER = 2**16
 
 
 class Settings:
-    """The checkpoint's args as far as they concern one network, by the names of StyleNAT's configs.
+    """What a checkpoint's args say of one network, by the names of StyleNAT's configs.
 
-    Sections are looked into, and StyleSwin's flat names too: `args["runs"]["generator"]`,
+    It looks into sections, and understands StyleSwin's flat names: `args["runs"]["generator"]`,
     `args["generator"]`, `args["G_channel_multiplier"]`. A field that is absent or null is None.
     """
 
@@ -122,7 +122,7 @@ def generator_config(
     }
     values |= {name: value for name, value in found.items() if value is not None}
     if "qk_scale" in settings:
-        # The published code takes 0 for none, as it takes null.
+        # The published code takes 0 as it takes null: no scale is given.
         values["qk_scale"] = settings.number("qk_scale") or None
     values["z_dim"] = values["style_dim"]
     values["levels"] = tuple(_level(settings, shapes, config, index) for index in range(count))
@@ -130,7 +130,7 @@ def generator_config(
 
 
 def _fields_of_shapes(shapes: Shapes) -> dict[str, Any]:
-    """Fields of a GeneratorConfig, read from the tensors; the rest as published."""
+    """Fields of a GeneratorConfig, read from the tensors; the others are as published."""
     hidden = _side(shapes, "layers.0.blocks.0.mlp.fc1.weight", 0, 4 * BASE_CHANNELS[0])
     channels = _side(shapes, "layers.0.blocks.0.mlp.fc1.weight", 1, BASE_CHANNELS[0])
     return {
@@ -226,7 +226,7 @@ def discriminator_config(
 ) -> DiscriminatorConfig:
     """The discriminator that a state dict with these `shapes` holds.
 
-    A config for images of another size says nothing of the widths, since the first level has the
+    A config for images of another size does not give the widths, since the first level has the
     width that the published table gives for the image's own side. Raises ValueError as above.
     """
     settings = Settings(args, "discriminator")
@@ -254,7 +254,7 @@ def discriminator_config(
 
 
 def _count_levels(settings: Settings, shapes: Shapes, pattern: str, *, smallest: int) -> int:
-    """How many levels the tensors' names tell of; the smallest network of one makes `smallest`."""
+    """How many levels the tensors' names show. A network of one level makes `smallest` images."""
     matches = (re.match(pattern, name) for name in shapes)
     count = len({match[1] for match in matches if match is not None})
     largest = 4 * 2 ** (len(BASE_CHANNELS) - 1)
@@ -278,6 +278,6 @@ def _published_channels(resolution: int, multiplier: int) -> int:
 
 
 def _side(shapes: Shapes, name: str, axis: int, default: int) -> int:
-    """A side of a tensor; the published one if it is missing, which is reported later."""
+    """A side of a tensor; the published one if the tensor is missing, which is reported later."""
     shape = shapes.get(name, ())
     return shape[axis] if axis < len(shape) and shape[axis] else default

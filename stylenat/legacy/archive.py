@@ -1,4 +1,4 @@
-"""Published checkpoints: where their networks and settings lie."""
+"""Published checkpoints: where in the file their networks and settings are."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from stylenat.untrusted import fields, load_untrusted
 
 @dataclass(frozen=True)
 class OfficialCheckpoint:
-    """What a published file holds that conversion needs, as it is there.
+    """What conversion needs of a published file, unchanged.
 
     `state_dicts`: for each of `g_ema`, `g` and `d` that it has, tensors by their official names.
-    `args`: the settings of its training by name, sections among them; may be empty.
+    `args`: the settings of its training by name, perhaps in sections; may be empty.
     """
 
     path: Path
@@ -38,7 +38,7 @@ def read_official(path: str | Path) -> OfficialCheckpoint:
 
 
 def official(path: Path, content: object) -> OfficialCheckpoint:
-    """What `load_untrusted` gave of a published checkpoint. Raises ValueError for anything else."""
+    """The checkpoint in what `load_untrusted` gave. Raises ValueError if that is no such thing."""
     top = fields(content)
     networks = fields(top.get("state_dicts", top))
     state_dicts = {name: fields(networks.get(name)) for name in ("g_ema", "g", "d")}

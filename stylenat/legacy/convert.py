@@ -1,4 +1,4 @@
-"""A published checkpoint -> a native network, every tensor accounted for."""
+"""A published checkpoint -> one of our networks, with every tensor accounted for."""
 
 from __future__ import annotations
 
@@ -35,17 +35,18 @@ def convert_checkpoint(
 ) -> Generator | Discriminator:
     """The network `which` (g_ema, g or d) of a published checkpoint, float32, in eval mode.
 
-    Also of a training state, RUN/checkpoints/NIMG.pt, whose architecture is in `config`, or else in
-    RUN/config.yaml. Of a published file:
+    `path` may also be a training state, RUN/checkpoints/NIMG.pt. Its architecture is that of
+    `config`, or otherwise that of RUN/config.yaml.
 
-    The architecture comes from the checkpoint's own args, field by field; from `config` if they
-    are silent, cut to the checkpoint's size if it is larger; else from the shapes, which do not
-    tell dilations. Weights in another floating type become float32. Truncation's `w_avg` is left
-    unknown: no published file has it.
+    Each field of a published checkpoint's architecture comes from the checkpoint's own args if they
+    hold it; otherwise from `config`, cut to the checkpoint's size if it is larger; otherwise from
+    the shapes, which do not show dilations. Weights in another floating type become float32. No
+    published file has the `w_avg` of truncation, so it is left unknown.
 
-    Raises OSError for a file that cannot be read, and ValueError, one sentence that names the file,
-    if it is refused (see `read_official`), lacks the network or its architecture, or if a
-    tensor is missing, left over, of another shape or type, not finite, or a filter unlike ours.
+    Raises OSError for a file that cannot be read. Raises ValueError, one sentence that names the
+    file, if the file is refused (see `read_official`), if it lacks the network or its architecture,
+    or if a tensor is missing, left over, of another shape or type, not finite, or a filter that
+    differs from ours.
     """
     if which not in NETWORKS:
         raise ValueError(f"which must be one of {', '.join(NETWORKS)}: {which}")
@@ -68,7 +69,7 @@ def convert_checkpoint(
 
 
 def _without_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Without the `module.` that DistributedDataParallel puts before every name."""
+    """The names without the `module.` that DistributedDataParallel puts before each of them."""
     if all(name.startswith("module.") for name in state_dict):
         return {name.removeprefix("module."): value for name, value in state_dict.items()}
     return state_dict
@@ -92,7 +93,7 @@ def _empty_network(
         refuse_more_layers(GENERATOR, found_g, len(official))
         with torch.device("meta"):
             return Generator(found_g)
-    except RuntimeError as error:  # more elements than an integer counts
+    except RuntimeError as error:  # there are more elements than an integer counts
         reason = first_line(error)
         raise ValueError(f"its tensors do not make a network: {reason}") from error
 
@@ -100,7 +101,7 @@ def _empty_network(
 def _check(
     official: Mapping[str, Any], sources: Mapping[str, Source], network: Generator | Discriminator
 ) -> None:
-    """Raises ValueError, naming names, unless the tensors are the network's to the last one."""
+    """Raises ValueError, with names, unless the tensors are exactly those of the network."""
     expected = {name: shape for s in sources.values() for name, shape in s.shapes.items()}
     held = {name: x for name, x in official.items() if name in expected or is_constant(name)}
     plain = {name: x for name, x in held.items() if is_plain(x)}

@@ -1,4 +1,4 @@
-"""Which tensors of a published state dict make which native ones.
+"""Which tensors of a published state dict make which of our tensors.
 
 Legend: C channels, N heads of a level, P side of a bias table.
 """
@@ -50,8 +50,8 @@ def official_sources(
 ) -> dict[str, Source]:
     """The source of every native tensor but w_avg, which no published file has.
 
-    The names in `official` only tell how a block keeps its bias tables: the first StyleNAT had two
-    a block, `rpb0` and `rpb1`, also if both halves of the heads saw one neighborhood.
+    The names in `official` only show how a block keeps its bias tables: the first StyleNAT had two
+    per block, `rpb0` and `rpb1`, even if both halves of the heads saw the same neighborhood.
     """
     state = network.state_dict()
     native = {name: tuple(x.shape) for name, x in state.items() if name not in NATIVE_ONLY}
@@ -98,7 +98,7 @@ def _has_windows(config: GeneratorConfig, name: str) -> bool:
 
 
 def _plain(config: GeneratorConfig, name: str, shape: Shape) -> Source:
-    """A tensor that holds the same numbers in both, in another shape perhaps."""
+    """A tensor that holds the same numbers in both networks, perhaps in another shape."""
     if (layer := re.match(r"mapping_network\.layers\.(\d+)\.", name)) is not None:
         # Layer 0 of the official network is its pixel norm.
         return _as_is(f"style.{int(layer[1]) + 1}.{name[layer.end() :]}", shape)
@@ -194,8 +194,8 @@ def is_constant(name: str) -> bool:
 def is_expected(name: str, constant: Tensor) -> bool:
     """Whether a constant holds what the native network computes with.
 
-    Filters alone matter: masks and indices follow from shapes, and `_float_tensor` was never set.
-    Zeros pass as well: nothing works with such a filter, so it was blanked.
+    Only filters matter: masks and indices follow from shapes, and `_float_tensor` was never set.
+    Zeros pass too: no network works with such a filter, so somebody has blanked it.
     """
     *_, owner, leaf = name.split(".")
     if leaf == "kernel":

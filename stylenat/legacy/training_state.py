@@ -1,4 +1,4 @@
-"""A network out of a training state, RUN/checkpoints/NIMG.pt, with the run's own configuration."""
+"""Load a network from a training state, RUN/checkpoints/NIMG.pt, with the run's configuration."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ NAMES = {"g_ema": "G_ema", "g": "G", "d": "D"}
 
 
 def is_training_state(content: object) -> bool:
-    """Whether this is what StyleNAT's training writes, of whatever version."""
+    """Whether StyleNAT's training, of any version, has written this."""
     return {"format", *NAMES.values()} <= fields(content).keys()
 
 
@@ -30,8 +30,8 @@ def network_of_state(
 ) -> Generator | Discriminator:
     """The network `which` (g_ema, g or d) in float32, in eval mode; its memory is its own.
 
-    Built by `config`, otherwise by the config.yaml of the run that the file lies in. Raises
-    ValueError, one sentence that names the file, if there is none or it is another network's.
+    It is built by `config`, or otherwise by the config.yaml of the run that the file lies in.
+    Raises ValueError, one sentence that names the file, if there is none or if it does not fit.
     """
     state = fields(content)
     if state["format"] != FORMAT:

@@ -1,4 +1,4 @@
-"""One pass over images, generated or read: what the metrics need of them, gathered from all ranks.
+"""One pass over images, generated or read, that collects what metrics need from all ranks.
 
 Image i of all (its position) is seen by rank `i % world_size`; results are in the order of the
 positions, and the same for every batch size and number of ranks.
@@ -26,9 +26,9 @@ from stylenat.sampling import generate
 
 
 class Collector(Protocol):
-    """Takes in batches of uint8 images [B, H, W, 3] with their positions among all.
+    """Takes batches of uint8 images [B, H, W, 3] and their positions among all images.
 
-    `device` is where the ranks can talk to each other: NCCL takes tensors on a GPU alone.
+    Tensors on `device` can be exchanged between ranks: NCCL takes only tensors on a GPU.
     """
 
     device: torch.device
@@ -42,7 +42,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Features:
-    """Of all ranks' images: their Gaussian, and if asked for all of them, [N, D] float32."""
+    """Features of all ranks' images: their Gaussian, and all of them, [N, D] float32, if kept."""
 
     count: int
     gaussian: Gaussian
@@ -50,7 +50,7 @@ class Features:
 
 
 class FeatureCollector:
-    """The feature network's view of the images."""
+    """Collects the features of images, as the feature network gives them."""
 
     def __init__(self, network: FeatureNetwork, *, keep: bool) -> None:
         self.network = network

@@ -1,4 +1,4 @@
-"""Scores of a generator, or of other images, against a data set; with the protocol beside them."""
+"""Scores of a generator, or of other images, against a data set, and how they were measured."""
 
 from __future__ import annotations
 
@@ -42,18 +42,18 @@ from stylenat.sampling import SEED_LIMIT
 
 
 class Evaluator:
-    """Measures generators against one data set, whose own side is taken once, when it is built.
+    """Measures generators against one data set, whose statistics are taken once, when it is built.
 
-    `metrics`: names out of `choices.METRICS`. `num` images are generated and compared with `num` of
-    the data set, drawn with a seed of their own; with all if it has fewer. No mirroring. `mode`,
-    `weights` and `trust_weights` choose the feature network (see `find_weights`). `reference` is an
-    .npz file in place of `data`, for fid alone. `seed` chooses other generated images: run s takes
-    the seeds from `s * num`.
+    `metrics`: names from `choices.METRICS`. `num` images are generated and compared with `num`
+    images of the data set, drawn with a fixed seed, or with all if it has fewer. None is mirrored.
+    `mode`, `weights` and `trust_weights` choose the feature network (see `find_weights`).
+    `reference` is an .npz file in place of `data`, only for fid. `seed` chooses other generated
+    images: seed s takes the seeds from `s * num` on.
 
-    To be built and called by all ranks of a process group together; every rank gets the same
-    scores. Raises ValueError, before anything is generated, for an unknown metric, a network that
-    is not there and cannot be fetched, too few images or too small ones, and OSError for a file
-    that cannot be read.
+    All ranks of a process group must build and call it together; every rank gets the same scores.
+    Raises ValueError, before anything is generated, for an unknown metric, a network that can
+    neither be found nor downloaded, too few images or too small ones, and OSError for a file that
+    cannot be read.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Evaluator:
         batch: int | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Scores:
-        """Scores of `num` generated images, none of which is written anywhere.
+        """Scores of `num` generated images. No image is written to the disk.
 
         Raises Stopped, on all ranks, soon after `stopped` has become true on one of them.
         """
@@ -140,7 +140,7 @@ class Evaluator:
 
     def _collect_reference(self, data: ImageSource, indices: Sequence[int]) -> Collected:
         patches = features = None
-        # First, since it may refuse the images.
+        # Patches come first, since SWD may refuse the images.
         if "patches" in self.needs:
             num = min(len(indices), swd.MOST_IMAGES)
             place, side = _places(data, indices), swd.side_of(data)
@@ -193,7 +193,7 @@ class Evaluator:
             found = features.finish()
             ours = Collected(found.gaussian, found.all_ND, patches)
         values = measure(self.rows, ours, self.theirs)
-        # To the last bit the same on every rank, whatever its hardware.
+        # Every rank gets the same bits, whatever its hardware.
         return Scores(from_main(values), self._protocol(subject))
 
     def _protocol(self, subject: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,7 +215,7 @@ class Evaluator:
 
 
 def check_settings(metrics: Sequence[str], *, num: int, mode: str, seed: int) -> None:
-    """Raises ValueError for what can be refused before any network or image is there."""
+    """Raises ValueError for settings that can be refused without a network or an image."""
     rows = rows_of(metrics)
     if mode not in MODES:
         raise ValueError(f"the mode must be one of {', '.join(MODES)}: {mode}")
@@ -237,7 +237,7 @@ def _about(images: ImageSource, indices: Sequence[int]) -> dict[str, Any]:
 
 
 def _places(images: ImageSource, indices: Sequence[int]) -> Callable[[int], str]:
-    """Where the image at a position is, of those at `indices`."""
+    """A function: where the image at a position of `indices` is, for messages."""
     return lambda position: images.place(indices[position])
 
 

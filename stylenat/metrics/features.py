@@ -55,7 +55,7 @@ class FeatureNetwork:
         return features_BD
 
     def _probe(self) -> int:
-        """How many features an image has, from a black one: errors come now, not after hours."""
+        """How many features an image has; a black one is tried, so that errors come now."""
         try:
             features_BD = self(torch.zeros(2, 32, 32, 3, dtype=torch.uint8))
         except (RuntimeError, AttributeError, TypeError) as error:
@@ -102,7 +102,7 @@ def _load_state_dict(weights: VerifiedFile) -> nn.Module:
     network.Mixed_7c = blocks.FIDInceptionE_2(2048)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the error below says more
+            warnings.simplefilter("ignore", UserWarning)  # the error below says more than a warning
             network.load_state_dict(_tensors(weights))
     except Exception as error:  # torch.load raises errors of many classes
         if isinstance(error, OSError):
@@ -116,16 +116,17 @@ def _load_state_dict(weights: VerifiedFile) -> nn.Module:
 
 
 def _tensors(weights: VerifiedFile) -> Any:
-    if weights.is_published:  # perhaps in PyTorch's older format, which is refused otherwise
+    if weights.is_published:  # it may have PyTorch's older format, which is refused otherwise
         return torch.load(weights.path, map_location="cpu", weights_only=True)
     return load_untrusted(weights.path)
 
 
 def _load_torchscript(weights: VerifiedFile) -> nn.Module:
-    """The one place where a program out of a file is loaded: `find_weights` has let it pass."""
+    """The only place that loads a program from a file; `find_weights` has accepted it before."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # deprecated, but the file is what it is
+            # The format is deprecated, but the published file has it.
+            warnings.simplefilter("ignore", FutureWarning)
             network = torch.jit.load(weights.path, map_location="cpu")
     except (RuntimeError, ValueError) as error:
         reason = first_line(error)
@@ -134,7 +135,7 @@ def _load_torchscript(weights: VerifiedFile) -> nn.Module:
 
 
 def _cleanfid(module: str) -> Any:
-    """A module of clean-fid; its downloads are never called."""
+    """A module of clean-fid, of which nothing that downloads is called."""
     try:
         return importlib.import_module(f"cleanfid.{module}")
     except ModuleNotFoundError as error:

@@ -27,8 +27,8 @@ def kernel_distance(
     """The mean over random subsets of the squared MMD under `(x . y / D + 1)^3`.
 
     Each subset holds `min(subset_size, N, M)` features of either side, drawn without repeats. The
-    estimator is unbiased, and so can be below 0. Not multiplied by anything. Raises ValueError for
-    fewer than 2 features on a side.
+    estimator is unbiased, so it can be below 0. It is not multiplied by any factor. Raises
+    ValueError for fewer than 2 features on a side.
     """
     size = min(subset_size, len(generated_ND), len(reference_MD))
     if size < 2:

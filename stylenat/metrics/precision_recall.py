@@ -18,7 +18,7 @@ def values(ours_ND: Tensor, theirs_ND: Tensor) -> dict[str, float]:
 
 
 def rank(values: Mapping[str, float]) -> float:
-    """Minus the harmonic mean of precision and recall."""
+    """Minus the harmonic mean of precision and recall, so that lower is better."""
     precision, recall = values["precision"], values["recall"]
     return -2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
@@ -34,7 +34,7 @@ def precision_recall(
     fewest = min(len(generated_ND), len(reference_MD))
     if fewest <= k:
         raise ValueError(f"precision and recall take at least {k + 1} images: {fewest}")
-    # Distances stay the same; the products that they are computed from lose fewer digits.
+    # Distances stay the same, but the products that they are computed from lose fewer digits.
     center_D = reference_MD.mean(dim=0)
     generated_ND, reference_MD = generated_ND - center_D, reference_MD - center_D
     precision = _covered(generated_ND, reference_MD, _radii(reference_MD, k))

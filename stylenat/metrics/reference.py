@@ -1,4 +1,4 @@
-"""Reference statistics: of a data set, kept in the user's cache, or out of a file.
+"""Reference statistics: those of a data set, kept in the user's cache, or those in a file.
 
 Legend: N images, D features.
 """
@@ -50,9 +50,9 @@ def reference_features(
 ) -> Features:
     """The features of a data set's images, all of them with `keep`; called by all ranks.
 
-    Computed once: the cache is asked for the same images, mode and weights. A file with all
-    features serves if only their Gaussian is needed. Raises OSError if the cache folder
-    cannot be used.
+    They are computed once and then read from the cache, for the same images, mode and weights. A
+    file with all features also serves if only their Gaussian is needed. Raises OSError if the cache
+    folder cannot be used.
     """
     key = {
         "protocol": PROTOCOL_VERSION,
@@ -65,7 +65,7 @@ def reference_features(
     if features is None and not keep:
         features = _load_features(_path(key, keep=False), len(indices), network, keep=False)
     holders = torch.tensor(int(features is not None), device=network.device)
-    # Nodes have caches of their own: all ranks read, or all compute.
+    # Nodes have caches of their own, so either all ranks read or all compute.
     if int(all_reduce_sum_(holders)) == world_size() and features is not None:
         return features
     collector = FeatureCollector(network, keep=keep)
@@ -85,7 +85,7 @@ def _path(key: Mapping[str, Any], *, keep: bool) -> Path:
 
 
 def _save_features(features: Features, path: Path) -> None:
-    """Keys as pytorch-fid and clean-fid write them, mu and sigma, and ours."""
+    """Write mu and sigma, the keys of pytorch-fid and clean-fid, and keys of our own."""
     arrays = {
         "mu": features.gaussian.mean_D,
         "sigma": features.gaussian.covariance_DD,

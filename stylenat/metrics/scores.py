@@ -1,4 +1,4 @@
-"""Scores with the protocol that they were measured under."""
+"""Scores, and the protocol by which they were measured."""
 
 from __future__ import annotations
 

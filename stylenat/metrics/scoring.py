@@ -1,4 +1,4 @@
-"""Scores of what a user names: a model, a run or images, against data; a run's own by default."""
+"""Scores of a model, a run or images that a user names, against data; by default a run's own."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Protocol:
 
 
 def protocol_of(model: str, **given: object) -> Protocol:
-    """What is given (not None), on top of the run's own settings if `model` belongs to a run.
+    """The settings that are given (not None), on top of the run's own if `model` belongs to a run.
 
-    Its data settings hold for its own data; of other data, the seed of drawn faces.
+    A run's data settings hold only for its own data; for other data, only the seed of drawn faces.
     """
     given = {name: value for name, value in given.items() if value is not None}
     run = run_of(model)
@@ -83,9 +83,8 @@ def score(
 ) -> Scores:
     """Scores of a model (anything that `load_model` takes) or of a data set's images.
 
-    Raises what `Evaluator`, `load_model` and `open_images` raise, and ValueError if what is no
-    model shall be compiled. `tell` gets what a user should know of the images. To be called by all
-    ranks.
+    Raises what `Evaluator`, `load_model` and `open_images` raise, and ValueError if images are to
+    be compiled. `tell` gets what a user should know of the images. All ranks must call this.
     """
     check_settings(protocol.metrics, num=protocol.num, mode=protocol.mode, seed=seed)
     for path in (protocol.data, protocol.weights, protocol.reference):
@@ -124,7 +123,7 @@ def score(
 def _open_data(
     protocol: Protocol, side: int | None, images: ImageSource | None
 ) -> ImageSource | None:
-    """The data, of the model's side; of the images' side, if data must be made of some size."""
+    """The data, in the model's size, or in the images' size if the data are scaled or drawn."""
     if protocol.data is None:
         return None
     if images is not None and (protocol.resize or protocol.data.startswith("faces:")):

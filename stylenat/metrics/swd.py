@@ -1,6 +1,6 @@
 """Sliced Wasserstein distance of Laplacian pyramid patches (ProGAN, arXiv 1710.10196, section 5).
 
-It needs no network, and tells levels apart: low-pass structure at 16x16, texture at full size.
+It needs no network and gives each level a score: coarse structure at 16x16, texture at full size.
 
 Legend: B batch, H height, W width, N patches, D their values: 3 channels of 7x7 pixels.
 """
@@ -50,7 +50,7 @@ def pyramid_resolutions(resolution: int) -> list[int]:
 
 
 def laplacian_pyramid(images_B3HW: Tensor, levels: int) -> list[Tensor]:
-    """float32 levels: each less the next one scaled up (Burt and Adelson 1983), the last whole."""
+    """float32 levels: each minus the next one enlarged (Burt and Adelson 1983); the last whole."""
     pyramid = [images_B3HW.float()]
     for _ in range(1, levels):
         smaller = _blur(pyramid[-1])[:, :, ::2, ::2]
@@ -71,11 +71,11 @@ def _blur(images_B3HW: Tensor) -> Tensor:
 
 
 class Patches:
-    """Random 7x7 patches of every level, added batch by batch: 128 of an image and level.
+    """Random 7x7 patches of every level, added batch by batch: 128 per image and level.
 
-    Which ones depends on the seed and the image's position among all, not on batch or rank. At
-    256x256 they are 6 GB of the 16,384 images: each level is in a file of its own, and read when
-    its turn comes.
+    The choice depends on the seed and the image's position among all, not on batch or rank. At
+    256x256 the patches of 16,384 images are 6 GB. So each level has a file of its own, which is
+    read when its turn comes.
     """
 
     def __init__(self, resolution: int, *, seed: int) -> None:
@@ -109,7 +109,7 @@ class Patches:
 
 
 class PatchCollector:
-    """Patches of the first `num` images, for SWD, all of which must have the side `resolution`.
+    """Patches, for SWD, of the first `num` images, which must all have the side `resolution`.
 
     `place` says where the image at a position is, for messages.
     """
@@ -206,7 +206,7 @@ def normalised(patches_N377: Tensor) -> Tensor:
     total, squares, count = all_reduce_sum_(torch.stack(sums))
     mean = total / count
     variance = squares / count - mean**2
-    # A flat level has nothing to scale but rounding.
+    # In a flat level there is only rounding to scale.
     is_flat = variance <= 1e-6 * squares / count
     scale = torch.where(is_flat, 1.0, variance.clamp(min=0).rsqrt())
     shaped = (patches_N377 - mean.float().view(3, 1, 1)) * scale.float().view(3, 1, 1)
@@ -216,8 +216,8 @@ def normalised(patches_N377: Tensor) -> Tensor:
 def sliced_wasserstein(a_ND: Tensor, b_ND: Tensor, *, seed: int) -> float:
     """The mean over 512 random directions of the Wasserstein-1 distance of the projections.
 
-    The ranks hold parts of the two sets, which must be of one size in all. Raises ValueError
-    otherwise.
+    Each rank holds a part of both sets. Raises ValueError unless the sets have the same size in
+    all.
     """
     directions = torch.from_numpy(
         np.random.default_rng(seed).standard_normal((DIRECTIONS, a_ND.shape[1]))
@@ -242,6 +242,6 @@ def _sorted_projections(x_ND: Tensor, directions_CD: Tensor) -> Tensor:
         parts = all_gather(projections_CN.T.contiguous())
         projections_CN = torch.cat(parts).T.contiguous()
     if projections_CN.device.type == "cpu":
-        # numpy sorts values alone, with vector instructions; PyTorch sorts indices along.
+        # numpy sorts only values, with vector instructions; PyTorch sorts their indices too.
         return torch.from_numpy(np.sort(projections_CN.numpy(), axis=1))
     return projections_CN.sort(dim=1).values

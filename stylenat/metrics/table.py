@@ -1,4 +1,4 @@
-"""The metrics: one row each. A new one is a row here, a name in `choices.METRICS`, and a file.
+"""The metrics, one row each. A new metric is a row here, a name in `choices.METRICS`, and a file.
 
 Legend: N images, D features.
 """
@@ -24,7 +24,7 @@ NETWORK_NEEDS: frozenset[Need] = frozenset({"gaussian", "features_ND"})
 
 @dataclass(frozen=True)
 class Collected:
-    """What was taken from the images of one side; None if no metric needs it."""
+    """What was collected from the images of one side; None if no metric needs it."""
 
     gaussian: Gaussian | None = None  # of the features
     features_ND: Tensor | None = None
@@ -89,7 +89,7 @@ TABLE: dict[str, Metric] = {row.name: row for row in _ROWS}
 
 
 def rows_of(names: Iterable[str]) -> list[Metric]:
-    """Their rows. Raises ValueError for no names, or one that no metric has."""
+    """The rows of these names. Raises ValueError for no names, or for an unknown one."""
     names = list(names)
     if not names:
         raise ValueError(f"name at least one metric of {', '.join(METRICS)}")

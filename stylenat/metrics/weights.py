@@ -1,4 +1,4 @@
-"""The published feature networks: which files, where they are kept, how they get there."""
+"""The published feature networks: their files, the folder they are kept in, the download."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stylenat.distributed import is_main, main_first
 from stylenat.files import cache_folder, private_folder, replacing, sha256_of, user_path
 from stylenat.progress import progress_bar
 
-SILENT_SECONDS, ALL_SECONDS = 20, 1200  # of a server that says nothing, and of one that trickles
+SILENT_SECONDS, ALL_SECONDS = 20, 1200  # for a silent server, and for a whole download
 BLOCK = 1 << 20
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Weights:
-    """A published file. The hash of the TorchScript one is k-diffusion's and others'."""
+    """A published file. The hash of the TorchScript file is the one that k-diffusion checks too."""
 
     name: str
     size: int
@@ -55,7 +55,7 @@ WEIGHTS = {
 
 @dataclass(frozen=True)
 class VerifiedFile:
-    """A file of weights and its SHA-256; `is_published`: it is the one that everybody uses."""
+    """A file of weights and its SHA-256. `is_published`: it is the file that everybody uses."""
 
     path: Path
     sha256: str
@@ -63,16 +63,16 @@ class VerifiedFile:
 
 
 def metrics_folder() -> Path:
-    """Where feature networks and reference statistics are kept, for this user alone."""
+    """The folder of feature networks and reference statistics, which only this user can read."""
     return private_folder(cache_folder() / "metrics")
 
 
 def find_weights(mode: str, file: str | Path | None = None, *, trust: bool = False) -> VerifiedFile:
     """The weights of a mode: `file`, or the cached ones, downloaded once; called by all ranks.
 
-    A file of one's own may hold other weights than the published ones, and the result says so; but
-    TorchScript is a program, so that an unknown one is refused unless `trust` is set. Raises
-    OSError for a file that cannot be read or written, and else ValueError, saying what to do.
+    A file of one's own may hold other weights than the published ones; the result then says so. But
+    TorchScript is a program, so an unknown one is refused unless `trust` is set. Raises OSError
+    for a file that cannot be read or written, and ValueError, saying what to do, for other faults.
     """
     published = WEIGHTS[mode]
     if file is not None:
@@ -103,7 +103,7 @@ def _own_file(published: Weights, path: Path, *, trust: bool) -> VerifiedFile:
 
 
 def _download(published: Weights, path: Path) -> None:
-    """Fetch the file; it gets its name only once its size and hash are right."""
+    """Download the file. It gets its name only when its size and hash are right."""
     try:
         with replacing(path) as temporary:
             _fetch(published, temporary)

@@ -29,7 +29,7 @@ def check_even(heads: int, where: str = "") -> None:
 
 
 class _MultiHeadAttention(nn.Module):
-    """What the three kinds share: one linear layer for q, k and v, and one behind the heads."""
+    """What the three kinds share: a linear layer for q, k and v, and one after the heads."""
 
     def __init__(
         self, channels: int, heads: int, *, qkv_bias: bool, qk_scale: float | None

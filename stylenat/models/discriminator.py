@@ -41,7 +41,7 @@ class DiscriminatorLevel:
 class DiscriminatorConfig:
     """The discriminator's levels, from 4x4 up to half the image's side, and its settings.
 
-    `spectral_norm` divides every weight by its largest singular value; without it learning rates
+    `spectral_norm` divides every weight by its largest singular value. Without it, learning rates
     are equalised. The minibatch standard deviation is taken over groups of `stddev_group` images
     (or the whole batch if that is smaller) and adds `stddev_features` channels.
     Raises ValueError, naming the rule, for values that make no network.
@@ -83,8 +83,8 @@ class DiscriminatorConfig:
 class Discriminator(nn.Module):
     """Images [B, 3, S, S] -> logits [B, 1], positive if the image seems real.
 
-    Images come in the pixel space that the generator works in. An image pyramid enters in
-    wavelets, at every level; a block halves the features from each level to the next, down to 4x4.
+    Images are in the pixel space of the generator. An image pyramid of wavelets enters at every
+    level. A block halves the features from each level to the next, down to 4x4.
 
     In memory, features lie channels last where convolutions run in a shorter precision than
     float32: forward and backward of ffhq256's take 0.65 to 0.75 of the time on a CPU that way. In
@@ -108,8 +108,8 @@ class Discriminator(nn.Module):
             channels + config.stddev_features, channels, 3, padding=1, spectral=spectral
         )
         self.hidden = _linear(channels * 4 * 4, channels, spectral=spectral)
-        # With spectral norm the published models hold two biases here: one outside the normalised
-        # layer, in the activation, and the layer's own.
+        # With spectral norm the published models have two biases here: the layer's own, and one in
+        # the activation, outside the normalised layer.
         self.hidden_bias = nn.Parameter(torch.zeros(channels)) if spectral else None
         self.logit = _linear(channels, 1, spectral=spectral)
 
@@ -117,7 +117,7 @@ class Discriminator(nn.Module):
         """Logits [B, 1] of images [B, 3, S, S].
 
         Raises ValueError for another shape, a dtype or device that is not the discriminator's, or
-        a batch that the stddev groups do not divide.
+        a batch that is not a multiple of the stddev groups.
         """
         self._check_image(image_BCHW)
         image_BCHW = image_BCHW.contiguous(memory_format=_memory_format(image_BCHW))
@@ -155,7 +155,7 @@ class Discriminator(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Two 3x3 convolutions, the second behind a blur: [B, C, H, W] -> [B, C', H/2, W/2]."""
+    """Two 3x3 convolutions, the second after a blur: [B, C, H, W] -> [B, C', H/2, W/2]."""
 
     def __init__(self, in_channels: int, out_channels: int, *, spectral: bool) -> None:
         super().__init__()

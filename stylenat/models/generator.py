@@ -35,13 +35,13 @@ W_AVG_LATENTS = 10_000
 class Generator(nn.Module):
     """Latents z [B, z_dim], standard normal -> images [B, 3, R, R] in `config.pixel_space`.
 
-    `w_avg` [S] is the mean of w, known if `w_avg_samples` (how many w it was taken from) is not
-    0; truncation needs it.
+    `w_avg` [S] is the mean of w, which truncation needs. `w_avg_samples` says from how many w it
+    was taken; if that is 0, it is unknown.
     """
 
     w_avg: Tensor
     w_avg_samples: Tensor
-    # That it is known, as far as the host remembers: to ask a GPU would stall its stream.
+    # Whether w_avg is known, kept on the host: asking a GPU would stall its stream.
     _knows_w_avg = False
 
     def __init__(self, config: GeneratorConfig) -> None:
@@ -76,8 +76,8 @@ class Generator(nn.Module):
         """Images [B, 3, R, R] of latents [B, z_dim], one w for all blocks.
 
         The first `truncation_cutoff` ws (all if None) become `w_avg + psi * (w - w_avg)`
-        (StyleGAN, arXiv 1812.04948, appendix B). Where w_avg is unknown it is estimated in every
-        such call; `store_w_avg` does that once. Raises ValueError for another shape of z, a psi
+        (StyleGAN, arXiv 1812.04948, appendix B). If w_avg is unknown, every such call estimates
+        it; `store_w_avg` does that once. Raises ValueError for another shape of z, a psi
         that is no finite number, a cutoff outside 0..num_ws, and as `mapping` does.
         """
         check_number("truncation_psi", truncation_psi)
@@ -112,7 +112,7 @@ class Generator(nn.Module):
     def synthesis(self, ws_BLS: Tensor) -> Tensor:
         """Images [B, 3, R, R] of one w per block: ws [B, num_ws, S], level by level from 4x4.
 
-        Images are float32 at least, under autocast as well. Raises ValueError for another shape,
+        Images are at least float32, under autocast too. Raises ValueError for another shape,
         and a dtype or device that is not the generator's.
         """
         check_input("ws", ws_BLS, self.const, "generator")
@@ -132,7 +132,7 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def estimate_w_avg(self) -> Tensor:
-        """The mean w [S] of 10,000 latents: the same ones in every call and on every device."""
+        """The mean w [S] of 10,000 latents, the same ones in every call and on every device."""
         z = torch.randn(
             W_AVG_LATENTS,
             self.z_dim,
@@ -173,8 +173,8 @@ def _ask_for_w_avg_again(generator: Generator, incompatible_keys: object) -> Non
 class MappingNetwork(nn.Module):
     """Pixel norm, then equalised linear layers with leaky ReLU: z [B, z_dim] -> w [B, S].
 
-    Works in the precision of its parameters, under autocast as well: it is small, and every block
-    depends on it.
+    It works in the precision of its parameters, under autocast too, since it is small and every
+    block depends on it.
     """
 
     def __init__(self, config: GeneratorConfig) -> None:

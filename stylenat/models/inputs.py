@@ -1,4 +1,4 @@
-"""What the networks are given, checked before PyTorch's own messages about it."""
+"""Checks of a network's inputs, which speak before PyTorch's own messages do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_input(
     name: str, x: Tensor, parameter: Tensor, network: str, *, may_autocast: bool = False
 ) -> None:
     """Raises ValueError, naming both and the way out, unless x is a tensor of the network's device
-    and dtype; `parameter` is the first that x meets. Autocast, where it may, takes others too."""
+    and dtype. `parameter` is the first that x meets. Under autocast other dtypes may pass too."""
     check_tensor(name, x)
     if x.device != parameter.device:
         raise ValueError(
@@ -30,7 +30,7 @@ def check_input(
 
 
 def _is_autocast(x: Tensor) -> bool:
-    """Whether autocast gives x another dtype if it is needed."""
+    """Whether autocast converts x to another dtype if need be."""
     device_type = x.device.type
     return (
         torch.amp.is_autocast_available(device_type)

@@ -3,7 +3,7 @@
 Legend: B batch, C channels, H height, W width, S style_dim.
 
 Equalised learning rate (Progressive GAN, arXiv 1710.10196): a weight is stored at unit variance and
-multiplied by `1 / sqrt(fan_in)` when it is used, so that Adam moves all layers at the same pace.
+multiplied by `1 / sqrt(fan_in)` when it is used, so that Adam changes all layers equally fast.
 """
 
 from __future__ import annotations
@@ -103,8 +103,8 @@ class AdaptiveInstanceNorm(nn.Module):
 
     x [B, H, W, C], w [B, S] -> `gamma * (x - mean) / sqrt(var + eps) + beta` [B, H, W, C]; mean and
     (biased) variance of each image and channel, gamma and beta [B, C] a linear layer of w
-    (arXiv 1703.06868, eq. 8; StyleSwin, 2112.10762, section 3.2). Both start without an offset: an
-    all-zero style gives zeros. Statistics and style are float32 at least, under autocast as well.
+    (arXiv 1703.06868, eq. 8; StyleSwin, 2112.10762, section 3.2). Both start without an offset, so
+    a zero style gives zeros. Statistics and style are at least float32, under autocast too.
     """
 
     def __init__(self, channels: int, style_dim: int, *, eps: float = 1e-5) -> None:
@@ -160,12 +160,12 @@ class Upsample(nn.Module):
         columns_HWC = table[None, :width].expand(height, -1, -1)
         rows_HWC = table[:height, None].expand(-1, width, -1)
         position_HWC = torch.cat([columns_HWC, rows_HWC], dim=-1)
-        # Under autocast the tokens stay in its precision: half the bytes to move and to keep.
+        # Under autocast the tokens stay in its precision, which halves the bytes to move and keep.
         return x_BHWC + position_HWC.to(x_BHWC.dtype)
 
 
 class ToRGB(nn.Module):
-    """Tokens [B, H, W, C] -> colours [B, 3, H, W], float32 at least, under autocast as well.
+    """Tokens [B, H, W, C] -> colours [B, 3, H, W], at least float32, under autocast too.
 
     A published model has two biases here, the projection's and one outside it.
     """
@@ -189,7 +189,7 @@ def sinusoids(length: int, channels: int, device: torch.device) -> Tensor:
     """Sines, then cosines, of the positions 1..length along one axis: float32 [length, channels].
 
     Channel i has the frequency `10000^(-i / (channels/2 - 1))` (Transformer, arXiv 1706.03762,
-    section 3.5, with frequencies that reach 1/10000). They are computed anew each time, since a
+    section 3.5, with frequencies that reach 1/10000). They are computed each time, since a
     stored table would stay empty in a model that is built on the meta device and then loaded.
     """
     half = channels // 2
@@ -203,7 +203,7 @@ def sinusoids(length: int, channels: int, device: torch.device) -> Tensor:
 def normal_linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
     """A linear layer whose weights start at N(0, 0.02) and whose bias starts at 0.
 
-    The published code truncates at +-2, a hundred standard deviations: the same distribution.
+    The published code truncates at +-2, which is a hundred standard deviations and changes nothing.
     """
     layer = nn.Linear(in_features, out_features, bias=bias)
     nn.init.normal_(layer.weight, std=0.02)

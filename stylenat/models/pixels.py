@@ -1,4 +1,4 @@
-"""Between the values that the networks work in and 8-bit pixels.
+"""Conversion between the values that the networks work in and 8-bit pixels.
 
 Legend: B batch, H height, W width.
 """
@@ -37,9 +37,9 @@ IMAGENET = PixelSpace(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 def to_uint8(image_B3HW: Tensor, space: PixelSpace) -> Tensor:
     """Floating images [B, 3, H, W] in `space` -> contiguous uint8 pixels [B, H, W, 3].
 
-    Rounds to the nearest pixel value, halves up, and clamps to 0..255; infinities clamp too. Undoes
-    `from_uint8` exactly. Raises ValueError for another shape or dtype, and for NaN: no pixel stands
-    for it.
+    Rounds to the nearest pixel value, halves up, and clamps to 0..255, infinities too. Undoes
+    `from_uint8` exactly. Raises ValueError for another shape or dtype, and for NaN, which no pixel
+    can show.
     """
     check_tensor("images", image_B3HW)
     if image_B3HW.ndim != 4 or image_B3HW.shape[1] != 3 or not image_B3HW.is_floating_point():

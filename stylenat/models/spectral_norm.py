@@ -2,8 +2,8 @@
 
 `torch.nn.utils.parametrizations.spectral_norm` steps u before v. The spectral norm that the
 published discriminators were trained with (`torch.nn.utils.spectral_norm`, now deprecated) steps v
-before u. Both end at the same vectors; but from a checkpoint's vectors only the second continues
-the published training.
+before u. Both converge to the same vectors. But from the vectors of a checkpoint, only the second
+continues the published training.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class SpectralNorm(nn.Module):
             matrix = weight.flatten(1)
             if self.training:
                 self._step(matrix.detach())
-            # Copies: the next forward pass steps the buffers before this one's backward pass.
+            # Copies: the next forward pass may change the buffers before this one's backward pass.
             u, v = self._u.clone(), self._v.clone()
             return weight / torch.dot(u, matrix @ v)
 

@@ -18,7 +18,7 @@ from stylenat.sampling.images import contact_sheet, generate, save_png, save_she
 from stylenat.sampling.seeds import check_seeds
 
 MOST_CELLS = 10_000
-DEFAULT_SIDE = 10  # cells of a sheet that nobody asked for
+DEFAULT_SIDE = 10  # cells of a sheet whose size nobody chose
 
 
 def default_sheet(count: int) -> tuple[int, int]:
@@ -49,13 +49,14 @@ def write_samples(
     dtype: torch.dtype = torch.float32,
     scheme: str = "torch",
 ) -> None:
-    """Write `seed0000.png` ... to `outdir`, and `grid.png` of the first seeds: columns, rows.
+    """Write `seed0000.png` ... to `outdir`, and `grid.png` of the first seeds.
 
-    Every rank takes the seeds at its own positions, rank 0 writes the sheet. Every file is whole or
-    not there. Raises ValueError for no seeds, OSError if the folder cannot be written.
+    `sheet`: columns and rows of `grid.png`, or None for no sheet. Every rank takes the seeds at its
+    own positions, and rank 0 writes the sheet. Every file is whole or not there. Raises ValueError
+    for no seeds, and OSError if the folder cannot be written.
     """
     check_seeds(seeds, scheme)
-    if not len(seeds):  # an array has no truth
+    if not len(seeds):  # not `not seeds`: an array has no truth value
         raise ValueError("there must be at least one seed")
     if sheet is not None:
         check_sheet(*sheet)

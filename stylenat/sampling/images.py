@@ -32,9 +32,9 @@ def generate(
     """uint8 pixels [b, H, W, 3] on the CPU, `batch` images at a time, in the order of the seeds.
 
     A seed gives the same image whatever the batch, up to the rounding of matrix products, which
-    depends on their size: about 4 values in 100,000 differ by 1. The generator runs where it is;
-    under autocast if `dtype` is bfloat16 or float16. Raises ValueError for a batch below 1, and
-    as `latents` and `Generator.forward` do.
+    depends on their size: about 4 values in 100,000 differ by 1. The generator runs on its own
+    device, and under autocast if `dtype` is bfloat16 or float16. Raises ValueError for a batch
+    below 1, and as `latents` and `Generator.forward` do.
     """
     check_whole("the batch", batch)
     check_seeds(seeds, scheme)
@@ -61,8 +61,8 @@ def _images(
 def contact_sheet(images_NHW3: Tensor, columns: int, rows: int | None = None) -> Tensor:
     """uint8 images [N, H, W, 3] side by side, line by line -> uint8 [rows * H, columns * W, 3].
 
-    As many rows as the images need if `rows` is None; cells without an image are black. Raises
-    ValueError for no images or more than there are cells.
+    If `rows` is None, the sheet has as many rows as the images need. Cells without an image are
+    black. Raises ValueError for no images, or for more images than cells.
     """
     _check_pixels("images", images_NHW3, "[N, H, W, 3]")
     for name, number in (("columns", columns), ("rows", 1 if rows is None else rows)):
@@ -97,7 +97,7 @@ def save_png(image_HW3: Tensor, path: str | Path, *, software: str | None = None
 
 
 def save_sheet(sheet_HW3: Tensor, path: str | Path) -> None:
-    """Write a contact sheet as `save_png` does, marked so that no reader takes it for an image."""
+    """Write a contact sheet as `save_png` does, with the mark by which readers know it as one."""
     save_png(sheet_HW3, path, software=marks.SHEET)
 
 

@@ -1,4 +1,4 @@
-"""A trained generator out of what holds one: an exported file, a run, a published checkpoint."""
+"""Load a trained generator from an exported file, a run or a published checkpoint."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ MODEL_SUFFIXES = (".safetensors", ".pt", ".pth")
 def load_generator(
     path: str | Path, device: str | torch.device = "cpu", *, which: str = "best"
 ) -> Generator:
-    """The generator in whatever holds one, in eval mode, in the dtype that it has there.
+    """The generator that a file or a run holds, in eval mode, in the dtype that it has there.
 
-    `path`: an exported file; a run folder, of which `which` says the snapshot, best (last if
-    none is marked best yet) or last; a training state of a run; a published checkpoint. Where w_avg
-    is unknown it is estimated, on the CPU, so that every device truncates towards the same w.
-    Raises OSError for a file that cannot be read, and ValueError, one sentence that names it, for
-    one that holds no generator and for a run without snapshots.
+    `path`: an exported file, a run folder, a training state of a run, or a published checkpoint.
+    `which`: the snapshot of a run folder, `best` (the last one if none is marked best yet) or
+    `last`. If w_avg is unknown it is estimated on the CPU, so that every device truncates towards
+    the same w. Raises OSError for a file that cannot be read, and ValueError, one sentence that
+    names it, for a file without a generator and a run without snapshots.
     """
     device = as_device(device)
     return _ready(_read(model_file(path, which=which)), device)
@@ -48,12 +48,12 @@ def _read(file: Path) -> Generator:
     with naming(file), file.open("rb") as opened:
         start = opened.read(9)
     is_zip = start.startswith(ZIP_MAGIC)
-    if is_zip and file.suffix == ".safetensors":  # PyTorch goes by the name
+    if is_zip and file.suffix == ".safetensors":  # torch.load goes by the name
         raise ValueError(f"{file} is a PyTorch file: rename it to {file.stem}.pt")
     # Eight bytes of length, then JSON.
     if start[8:] == b"{" or file.suffix == ".safetensors":
         return load_export(file)
-    if start and not is_zip and start[:1] != b"\x80":  # an old pickle is refused as such
+    if start and not is_zip and start[:1] != b"\x80":  # an old pickle goes on, to be refused as one
         raise ValueError(f"{file} is no model: neither a safetensors file nor a checkpoint")
     converted = convert_checkpoint(file, which="g_ema")
     assert isinstance(converted, Generator)
@@ -90,7 +90,7 @@ def model_file(path: str | Path, *, which: str = "best") -> Path:
 
 
 def is_model(path: str | Path) -> bool:
-    """Whether `path` is for `load_generator`: of a run, or a file named as models are."""
+    """Whether `load_generator` takes `path`: it belongs to a run, or is named as models are."""
     path = user_path(path)
     if path.is_dir():
         return _is_run(path) or _is_part_of_run(path)
@@ -102,6 +102,6 @@ def _is_run(path: Path) -> bool:
 
 
 def _is_part_of_run(path: Path) -> bool:
-    """Whether a folder is a run's with its snapshots or its training states."""
+    """Whether a folder is the `snapshots` or `checkpoints` of a run."""
     place = path.absolute()
     return place.name in (layout.SNAPSHOTS, layout.CHECKPOINTS) and _is_run(place.parent)

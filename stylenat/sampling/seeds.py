@@ -1,7 +1,7 @@
-"""Seeds: as text, and as latents.
+"""Seeds: from text to numbers, and from numbers to latents.
 
-A seed gives the same latent whatever is drawn beside it, in whatever batch, on whatever device:
-each has a generator of its own, on the CPU.
+Each seed has a random generator of its own, on the CPU. So it gives the same latent in any batch
+and on any device.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def latents(seeds: Sequence[int], z_dim: int, *, scheme: str = "torch") -> Tenso
 
 
 def check_seeds(seeds: Sequence[int], scheme: str = "torch") -> None:
-    """Raises ValueError for a scheme that there is not, or a seed that it does not take."""
+    """Raises ValueError for an unknown scheme, or for a seed that the scheme does not take."""
     if scheme not in SEED_SCHEMES:
         raise ValueError(f"the seed scheme must be one of {', '.join(SEED_SCHEMES)}: {scheme}")
     if not hasattr(seeds, "__len__") or isinstance(seeds, (str, Tensor)):
