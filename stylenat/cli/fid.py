@@ -89,7 +89,6 @@ if TYPE_CHECKING:
 )
 def fid(
     model: str,
-    /,
     *,
     trust: bool,
     trunc: float,
