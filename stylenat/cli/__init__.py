@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from stylenat import __version__
+from stylenat.cli.augment_sheet import augment_sheet
 from stylenat.cli.bench import bench
 from stylenat.cli.configs import configs
 from stylenat.cli.convert import convert
@@ -69,7 +70,7 @@ def main() -> None:
     """StyleNAT: a style-based GAN with neighborhood attention."""
 
 
-for command in (prepare, train, sample, fid, convert, configs, bench, doctor):
+for command in (prepare, augment_sheet, train, sample, fid, convert, configs, bench, doctor):
     main.add_command(command)
 
 
