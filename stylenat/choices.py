@@ -18,6 +18,7 @@ Snapshot = Literal["best", "last"]  # of a run folder
 AugmentSet = Literal[  # of ADA's transformations
     "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"
 ]
+Augmentation = Literal["none", "diffaugment", "ada"]  # of all images that D sees in training
 SheetColumns = Literal["p", "percentile"]  # what the columns of `stylenat augment-sheet` stand for
 
 FILTERS: tuple[Filter, ...] = get_args(Filter)
