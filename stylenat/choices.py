@@ -15,6 +15,11 @@ Dtype = Literal["float32", "bfloat16", "float16"]  # of a generator that makes i
 Precision = Literal["float32", "bfloat16"]  # of training, and of what is measured
 SeedScheme = Literal["torch", "stylegan"]  # whose latents a seed stands for
 Snapshot = Literal["best", "last"]  # of a run folder
+AugmentSet = Literal[  # of ADA's transformations
+    "blit", "geom", "color", "filter", "noise", "cutout", "bg", "bgc", "bgcf", "bgcfn", "bgcfnc"
+]
+Augmentation = Literal["none", "diffaugment", "ada"]  # of all images that D sees in training
+SheetColumns = Literal["p", "percentile"]  # what the columns of `stylenat augment-sheet` stand for
 
 FILTERS: tuple[Filter, ...] = get_args(Filter)
 CROPS: tuple[Crop, ...] = get_args(Crop)
@@ -24,3 +29,5 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SEED_SCHEMES: tuple[SeedScheme, ...] = get_args(SeedScheme)
 SNAPSHOTS: tuple[Snapshot, ...] = get_args(Snapshot)
+AUGMENT_SETS: tuple[AugmentSet, ...] = get_args(AugmentSet)
+SHEET_COLUMNS: tuple[SheetColumns, ...] = get_args(SheetColumns)

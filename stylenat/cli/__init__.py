@@ -11,6 +11,7 @@ import click
 
 from stylenat import __version__
 from stylenat.cli.accuracy import accuracy
+from stylenat.cli.augment_sheet import augment_sheet
 from stylenat.cli.bench import bench
 from stylenat.cli.classify import classify
 from stylenat.cli.configs import configs
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 for command in (
-    prepare, train, sample, fid, convert, classify, accuracy, configs, bench, doctor
+    prepare, augment_sheet, train, sample, fid, convert, classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
     main.add_command(command)
 

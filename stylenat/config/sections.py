@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stylenat.choices import METRICS, Filter, Mode, Precision
+from stylenat.choices import METRICS, Augmentation, AugmentSet, Filter, Mode, Precision
 from stylenat.config.plain import PathText
 from stylenat.text import shown
 
@@ -92,13 +92,34 @@ class ConsistencyConfig:
 
 
 @dataclass(frozen=True)
+class AdaConfig:
+    """Adaptive augmentation (ADA, arXiv 2006.06676), which `train.augment=ada` turns on.
+
+    `transforms` is the set of transformations. Their probability p starts at 0 and could reach 1 in
+    `speed_kimg`; it rises while the mean sign of D's logits of real images is above `target`, and
+    never exceeds `p_max`.
+    """
+
+    transforms: AugmentSet = "bgc"
+    target: float = 0.6
+    speed_kimg: float = 500.0
+    p_max: float = 0.8
+
+    def __post_init__(self) -> None:
+        _require(self, "-1 to 1", "target", ok=lambda x: -1 <= x <= 1)
+        _require(self, f"positive and at most {MOST_KIMG:g}", "speed_kimg", ok=_is_length)
+        _require(self, "above 0 and at most 1", "p_max", ok=lambda p: 0 < p <= 1)
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """The training recipe; the defaults are the published one of FFHQ-256.
 
     `seed` is that of the first weights, of the noise and of the images' order.
     `batch` counts the images of all ranks; `batch_gpu`, the images that a rank sees at once,
     accumulates gradients where it is smaller than the rank's share. `loss` is `logistic`
-    (non-saturating, as published) or `relativistic` (RpGAN, arXiv 2501.05441). Gradient penalties,
+    (non-saturating, as published) or `relativistic` (RpGAN, arXiv 2501.05441). `augment` is what D
+    sees every image through: `diffaugment` (arXiv 2006.10738) or `ada`. Gradient penalties,
     R1 on real images and R2 on generated ones, are taken every `r1_every` steps, in a step of
     their own and with that weight, and D's rate and betas are corrected for it (lazy
     regularisation: StyleGAN2, arXiv 1912.04958, appendix B); at 1 they join D's own step. Learning
@@ -113,6 +134,8 @@ class TrainConfig:
 
     loss: Literal["logistic", "relativistic"] = "logistic"
     consistency: ConsistencyConfig | None = ConsistencyConfig()
+    augment: Augmentation = "none"
+    ada: AdaConfig = AdaConfig()
     r1_gamma: float = 10.0
     r2_gamma: float = 0.0
     r1_every: int = 16

@@ -76,6 +76,18 @@ def from_uint8(pixels_BHW3: Tensor, space: PixelSpace) -> Tensor:
     return (image / 255 - mean) / std
 
 
+def to_rgb(image_B3HW: Tensor, space: PixelSpace) -> Tensor:
+    """Floating images in `space` -> RGB in [-1, 1], unclamped: -1 is pixel 0, 1 is pixel 255."""
+    scale = _per_channel([2 * std for std in space.std], image_B3HW)
+    return image_B3HW * scale + _per_channel([2 * mean - 1 for mean in space.mean], image_B3HW)
+
+
+def from_rgb(rgb_B3HW: Tensor, space: PixelSpace) -> Tensor:
+    """RGB in [-1, 1] -> images in `space`; the inverse of `to_rgb`."""
+    scale = _per_channel([2 * std for std in space.std], rgb_B3HW)
+    return (rgb_B3HW - _per_channel([2 * mean - 1 for mean in space.mean], rgb_B3HW)) / scale
+
+
 def _per_channel(values: tuple[float, ...] | list[float], like: Tensor) -> Tensor:
     """[3, 1, 1], filled on the device: a copy from the host would stall its stream."""
     return torch.stack([like.new_full((1, 1), value) for value in values])

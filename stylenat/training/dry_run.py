@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import yaml
@@ -80,6 +81,8 @@ def activation_bytes(state: TrainingState, config: TrainConfig, batch: int) -> i
         with autocast(part.real.device, DTYPES[config.precision]):
             return g_loss(state, part, config)
 
+    # The augmentation's own tensors are left out: they depend on what it draws.
+    config = replace(config, augment="none")
     state.D.requires_grad_(True)
     of_d = max(kept_bytes(d_pass), kept_bytes(lambda: penalty_losses(state, part, config)))
     state.D.requires_grad_(False)

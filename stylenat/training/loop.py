@@ -26,6 +26,7 @@ from stylenat.ending import unhurried
 from stylenat.files import check_can_fill
 from stylenat.metrics import Evaluator, Stopped
 from stylenat.models.pixels import from_uint8
+from stylenat.training.augmenting import ada_statistics, adapt
 from stylenat.training.outputs import Outputs
 from stylenat.training.report import (
     Averages,
@@ -192,6 +193,7 @@ class Run:
         self.watch.record(state.step, losses)
 
         state.step += 1
+        adapt(state, config)
         state.nimg += self.plan.batch
         update_average(state, config, self.plan.batch)
         self.bar.show(state.nimg)
@@ -222,6 +224,7 @@ class Run:
             "step": state.step,
             "nimg": state.nimg,
             **means,
+            **ada_statistics(state),
             "lr_g": state.optimizer_g.param_groups[0]["lr"],
             "lr_d": state.optimizer_d.param_groups[0]["lr"],
             "images_per_second": speed,

@@ -21,6 +21,7 @@ from stylenat.files import replacing
 from stylenat.metrics import Scores
 from stylenat.models import Generator
 from stylenat.sampling import contact_sheet, generate, save_sheet
+from stylenat.training.augmenting import settle_signs
 from stylenat.training.checkpoint import checkpoints, save_checkpoint
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.services import Services
@@ -33,6 +34,7 @@ PANELS = (
     ("logits", ("real_logits", "fake_logits")),
     ("gradient penalties, gradient norm", ("r1", "r2", "grad_norm_d")),
     ("learning rates", ("lr_g", "lr_d")),
+    ("ADA: probability, mean sign of D", ("ada_p", "ada_r")),
 )
 LOGARITHMIC = ("gradient penalties, gradient norm",)
 
@@ -65,6 +67,7 @@ class Outputs:
         If it cannot be written, the run goes on to the next one. Raises OSError if it must
         succeed, and if it is the third failure in a row.
         """
+        settle_signs(self.state, self.config.train)
         content = {**self.state.state_dict(), "seconds": seconds, "data": self.data}
         try:
             save_checkpoint(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from stylenat.augment.adaptation import AdaptiveState
 from stylenat.config import RunConfig, TrainConfig
 from stylenat.models import Discriminator, Generator
 from stylenat.untrusted import misfits
@@ -28,11 +29,16 @@ class TrainingState:
     optimizer_d: torch.optim.Optimizer
     step: int = 0
     nimg: int = 0
+    ada: AdaptiveState | None = None  # None unless `train.augment` is ada
+    # Of the steps since `ada` was brought up to date: step, images, sum of D's signs on all ranks.
+    pending_signs: list[tuple[int, int, torch.Tensor]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         """State dicts and plain numbers: all that the next step depends on beside the config."""
         parts = {name: getattr(self, name).state_dict() for name in NETWORKS + OPTIMIZERS}
-        return {"step": self.step, "nimg": self.nimg, **parts}
+        assert not self.pending_signs
+        adaptive = {} if self.ada is None else {"ada": self.ada.state_dict()}
+        return {"step": self.step, "nimg": self.nimg, **parts, **adaptive}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave for the same networks.
@@ -40,9 +46,11 @@ class TrainingState:
         Raises ValueError, which names what is missing, left over or of another shape, before
         anything is changed.
         """
-        absent = [name for name in (*NETWORKS, *OPTIMIZERS, "step", "nimg") if name not in saved]
+        needed = (*NETWORKS, *OPTIMIZERS, "step", "nimg", *(["ada"] if self.ada else []))
+        absent = [name for name in needed if name not in saved]
         if absent:
             raise ValueError(f"the checkpoint has no {', '.join(absent)}")
+        adaptive = None if self.ada is None else AdaptiveState.from_state_dict(saved["ada"])
         for name in NETWORKS:
             _check_same_tensors(name, getattr(self, name).state_dict(), saved[name])
         for name, network in zip(OPTIMIZERS, NETWORKS, strict=False):
@@ -51,6 +59,7 @@ class TrainingState:
         for name in NETWORKS + OPTIMIZERS:
             getattr(self, name).load_state_dict(saved[name])
         self.step, self.nimg = int(saved["step"]), int(saved["nimg"])
+        self.ada = adaptive
 
 
 def new_state(config: RunConfig, device: torch.device) -> TrainingState:
@@ -76,7 +85,8 @@ def state_of(
         G.parameters(), lr=config.lr_g, betas=(config.beta1, config.beta2), fused=is_fused
     )
     optimizer_d = torch.optim.Adam(D.parameters(), lr=lr_d, betas=betas_d, fused=is_fused)
-    return TrainingState(G, D, G_ema, optimizer_g, optimizer_d)
+    adaptive = AdaptiveState() if config.augment == "ada" else None
+    return TrainingState(G, D, G_ema, optimizer_g, optimizer_d, ada=adaptive)
 
 
 def regularized_adam(config: TrainConfig) -> tuple[float, tuple[float, float]]:

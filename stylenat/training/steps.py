@@ -20,15 +20,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from stylenat.augment import AUGMENT_DRAWS, augment
+from stylenat.augment.draws import ADA_DRAWS
 from stylenat.config import TrainConfig
 from stylenat.data.plan import BatchPlan
-from stylenat.distributed import all_reduce_mean_, share_of
+from stylenat.distributed import all_reduce_mean_, share_of, world_size
 from stylenat.losses import (
     consistency_loss,
     gradient_penalty,
@@ -38,6 +40,7 @@ from stylenat.losses import (
     relativistic_g_loss,
 )
 from stylenat.precision import DTYPES, autocast
+from stylenat.training.augmenting import record_signs, seen_by_d, sum_of_signs
 from stylenat.training.state import TrainingState
 
 Augment = Callable[[Tensor, Tensor], Tensor]
@@ -53,13 +56,24 @@ class StepInputs:
     z_g: Tensor  # [B, Z], G's step
     real_draws: Tensor  # [B, AUGMENT_DRAWS]
     fake_draws: Tensor
+    # [B, 3, ADA_DRAWS] on the CPU, of `train.augment`: real, generated for D, generated for G.
+    seen_draws: Tensor | None = field(default=None, kw_only=True)
     passes: int = field(default=1, kw_only=True)
 
     def parts(self) -> Iterator[StepInputs]:
         """The inputs of each pass: equally many images, dealt as they are to the ranks."""
         tensors = (self.real, self.z_d, self.z_g, self.real_draws, self.fake_draws)
         for index in range(self.passes):
-            yield StepInputs(*(share_of(tensor, index, self.passes) for tensor in tensors))
+            draws = self.seen_draws
+            yield StepInputs(
+                *(share_of(tensor, index, self.passes) for tensor in tensors),
+                seen_draws=None if draws is None else share_of(draws, index, self.passes),
+            )
+
+    def draws_of(self, images: Literal["real", "fake_d", "fake_g"]) -> Tensor | None:
+        """[B, ADA_DRAWS]: those that decide how D sees these images."""
+        column = ("real", "fake_d", "fake_g").index(images)
+        return None if self.seen_draws is None else self.seen_draws[:, column]
 
 
 def step_inputs(real: Tensor, plan: BatchPlan, *, seed: int, step: int, z_dim: int) -> StepInputs:
@@ -74,7 +88,9 @@ def step_inputs(real: Tensor, plan: BatchPlan, *, seed: int, step: int, z_dim: i
         plan.own_share(tensor).to(real.device, non_blocking=True)
         for tensor in (z_d, z_g, real_draws, fake_draws)
     )
-    return StepInputs(real, *mine, passes=plan.passes)
+    # Drawn last, so that what is drawn above is the same with and without augmentation.
+    seen_draws = torch.rand(plan.batch, 3, ADA_DRAWS, generator=generator)
+    return StepInputs(real, *mine, seen_draws=plan.own_share(seen_draws), passes=plan.passes)
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -88,11 +104,13 @@ def d_step(
 ) -> Losses:
     """D's step: the adversarial loss, and consistency under `augment(images, draws)`."""
     D, totals = state.D, Totals()
+    signs = torch.zeros((), dtype=torch.int64, device=inputs.real.device)
     with trainable(D):
         parts = list(inputs.parts())
         for part in parts:
             with autocast(part.real.device, DTYPES[config.precision]):
                 losses = d_losses(state, part, config, augment)
+            signs += losses.pop("real_signs")
             loss = sum_of(losses[name] for name in ("loss_d", "loss_consistency") if name in losses)
             if has_penalty(config) and config.r1_every == 1:
                 penalties = penalty_losses(state, part, config)
@@ -104,6 +122,8 @@ def d_step(
         if config.grad_clip_d is not None:
             nn.utils.clip_grads_with_norm_(D.parameters(), config.grad_clip_d, grad_norm)
         step_if_finite(state.optimizer_d, grad_norm)
+    if config.augment == "ada":
+        record_signs(state, config, signs, len(inputs.real) * world_size())
     return {**totals.means(), "grad_norm_d": grad_norm}
 
 
@@ -112,14 +132,15 @@ def d_losses(
 ) -> Losses:
     """D's losses. The order of its passes matters, since each one steps its spectral norm."""
     with torch.no_grad():
-        fake = state.G(part.z_d)
+        fake = seen_by_d(state.G(part.z_d), part.draws_of("fake_d"), state, config)
+        real = seen_by_d(part.real, part.draws_of("real"), state, config)
     fake_logits = state.D(fake)
-    real_logits = state.D(part.real)
+    real_logits = state.D(real)
     d_loss = logistic_d_loss if config.loss == "logistic" else relativistic_d_loss
     losses = {"loss_d": d_loss(real_logits.float(), fake_logits.float())}
     if config.consistency is not None:
         fake_again = state.D(augment(fake, part.fake_draws))
-        real_again = state.D(augment(part.real, part.real_draws))
+        real_again = state.D(augment(real, part.real_draws))
         fake_loss = consistency_loss(fake_logits.float(), fake_again.float())
         real_loss = consistency_loss(real_logits.float(), real_again.float())
         weights = config.consistency
@@ -127,6 +148,9 @@ def d_losses(
             weights.fake_weight * fake_loss + weights.real_weight * real_loss
         )
     losses["real_logits"] = real_logits.detach().float().mean()
+    is_relative = config.loss == "relativistic"
+    judged = real_logits - fake_logits if is_relative else real_logits
+    losses["real_signs"] = sum_of_signs(judged)
     losses["fake_logits"] = fake_logits.detach().float().mean()
     return losses
 
@@ -153,13 +177,18 @@ def has_penalty(config: TrainConfig) -> bool:
 def penalty_losses(state: TrainingState, part: StepInputs, config: TrainConfig) -> Losses:
     """R1 and R2 without their weights, in float32."""
     penalties = {}
-    D = state.D.forward  # uncompiled: torch.compile has no second derivative
+
+    def augmented_d(images: Literal["real", "fake_d"]) -> Callable[[Tensor], Tensor]:
+        # D uncompiled: torch.compile has no second derivative
+        draws = part.draws_of(images)
+        return lambda image: state.D.forward(seen_by_d(image, draws, state, config))
+
     if config.r1_gamma > 0:
-        penalties["r1"] = gradient_penalty(D, part.real)
+        penalties["r1"] = gradient_penalty(augmented_d("real"), part.real)
     if config.r2_gamma > 0:
         with torch.no_grad(), autocast(part.real.device, DTYPES[config.precision]):
             fake = state.G(part.z_d)
-        penalties["r2"] = gradient_penalty(D, fake)
+        penalties["r2"] = gradient_penalty(augmented_d("fake_d"), fake)
     return penalties
 
 
@@ -185,10 +214,12 @@ def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Los
 
 def g_loss(state: TrainingState, part: StepInputs, config: TrainConfig) -> Tensor:
     """G's loss, through D."""
-    fake_logits = state.D(state.G(part.z_g)).float()
+    fake = seen_by_d(state.G(part.z_g), part.draws_of("fake_g"), state, config)
+    fake_logits = state.D(fake).float()
     if config.loss == "logistic":
         return logistic_g_loss(fake_logits)
-    return relativistic_g_loss(state.D(part.real).float(), fake_logits)
+    real = seen_by_d(part.real, part.draws_of("real"), state, config)
+    return relativistic_g_loss(state.D(real).float(), fake_logits)
 
 
 @contextmanager
