@@ -103,12 +103,15 @@ class TrainConfig:
     regularisation: StyleGAN2, arXiv 1912.04958, appendix B); at 1 they join D's own step. Learning
     rates fall linearly to 0 from `decay_from_kimg` to `total_kimg`. The average generator forgets
     half in `ema_halflife_nimg` images, or in `ema_rampup` times the images seen where that is less.
+    `init_from` is a model that a new run's networks begin with, as far as their tensors agree: a
+    published .pt, a run folder, a training state or an exported generator.
     """
 
     total_kimg: float = 32_000
     batch: int = 32
     batch_gpu: int | None = None
     seed: int = 0
+    init_from: str | None = None
 
     loss: Literal["logistic", "relativistic"] = "logistic"
     consistency: ConsistencyConfig | None = ConsistencyConfig()
@@ -153,6 +156,12 @@ class TrainConfig:
         _require(self, "at least 0", *not_negative, ok=lambda x: x >= 0)
         _require(self, "at least 0 and below 1", "beta1", "beta2", ok=lambda x: 0 <= x < 1)
         _require(self, "finite", "sample_truncation_psi", ok=lambda _: True)
+        _require_path(self, "init_from")
+        if self.init_from is not None and self.ema_rampup is not None:
+            raise ValueError(
+                "ema_rampup must be null with train.init_from, since a short average at the start "
+                f"would forget the model's: {self.ema_rampup}"
+            )
         if min(self.sample_grid) < 1 or math.prod(self.sample_grid) > 10_000:
             raise ValueError(
                 f"sample_grid must be columns and rows, 1 to 10,000 images: {self.sample_grid}"

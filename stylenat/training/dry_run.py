@@ -12,11 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stylenat.augment import AUGMENT_DRAWS, augment
 from stylenat.config import RunConfig, TrainConfig, to_dict
+from stylenat.distributed import run_on_main
 from stylenat.models import Discriminator, Generator
 from stylenat.precision import DTYPES, autocast
 from stylenat.training.start import open_training_images, plan_of
 from stylenat.training.state import TrainingState, state_of
 from stylenat.training.steps import StepInputs, d_losses, g_loss, penalty_losses
+from stylenat.training.transfer import plan_transfer
 
 
 def describe_run(config: RunConfig) -> str:
@@ -27,6 +29,7 @@ def describe_run(config: RunConfig) -> str:
     plan = plan_of(config)
     source = open_training_images(config)
     train = config.train
+    transfer = run_on_main(lambda: transfer_lines(config))
     with FakeTensorMode():
         state = fake_state(config)
         counts = [sum(p.numel() for p in network.parameters()) for network in (state.G, state.D)]
@@ -43,8 +46,15 @@ def describe_run(config: RunConfig) -> str:
             f"memory   about {(fixed + activations) / 1e9:.2f} GB a rank: {fixed / 1e9:.2f} for "
             f"networks, gradients and Adam, {activations / 1e9:.2f} for activations "
             f"({activations / plan.per_pass / 1e9:.3f} an image)",
+            *(f"init     {line}" for line in transfer),
         )
     )
+
+
+def transfer_lines(config: RunConfig) -> tuple[str, ...]:
+    """What a new run would take from `train.init_from`."""
+    transfer = plan_transfer(config)
+    return () if transfer is None else transfer.report
 
 
 def fake_state(config: RunConfig) -> TrainingState:

@@ -47,6 +47,7 @@ from stylenat.training.start import (
     open_training_images,
     plan_of,
     prepare_torch,
+    read_init_from,
     warn_of_other_data,
 )
 from stylenat.training.state import set_learning_rates, update_average
@@ -75,6 +76,7 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         stack.enter_context(folder.lock)
         run_on_main(lambda: folder.claim(config))
         evaluate = make_evaluator(config, source, device)
+        transfer = read_init_from(config, folder)
         run_on_main(lambda: folder.open(config))
 
         stack.enter_context(lasting_stderr())
@@ -82,7 +84,8 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         stack.enter_context(bar)
         stack.enter_context(logging_to(folder, bar))
         run_on_main(lambda: folder.clean(keep_checkpoints=config.train.keep_checkpoints))
-        start = newest_state(config, folder, device)
+        start = newest_state(config, folder, device, transfer)
+        del transfer  # a second copy of all networks
         run_on_main(lambda: folder.rewind_stats(start.state.nimg))
         prepare_torch(config, start.state)
         data = run_on_main(lambda: identity_of(source))
