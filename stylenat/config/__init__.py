@@ -73,6 +73,21 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
+    def __post_init__(self) -> None:
+        train, model = self.train, self.model
+        levels_d, levels_g = len(model.discriminator.levels), len(model.generator.levels)
+        if train.freeze_d > levels_d:
+            raise ValueError(
+                f"train.freeze_d must be 0 to {levels_d}, the discriminator's levels: "
+                f"{train.freeze_d}"
+            )
+        low, high = train.freeze_g_low, train.freeze_g_high
+        if low + high >= levels_g:
+            raise ValueError(
+                "train.freeze_g_low and train.freeze_g_high must leave one of the generator's "
+                f"{levels_g} levels to train: {low} and {high}"
+            )
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply overrides such as `model.generator.levels[2].channels=256`, check.

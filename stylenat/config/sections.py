@@ -104,7 +104,9 @@ class TrainConfig:
     rates fall linearly to 0 from `decay_from_kimg` to `total_kimg`. The average generator forgets
     half in `ema_halflife_nimg` images, or in `ema_rampup` times the images seen where that is less.
     `init_from` is a model that a new run's networks begin with, as far as their tensors agree: a
-    published .pt, a run folder, a training state or an exported generator.
+    published .pt, a run folder, a training state or an exported generator. Frozen parts do not
+    train: `freeze_d` levels of D and `freeze_g_high` levels of G, both from the image down,
+    `freeze_g_low` levels of G from 4x4 up, its constant among them, and G's mapping network.
     """
 
     total_kimg: float = 32_000
@@ -112,6 +114,10 @@ class TrainConfig:
     batch_gpu: int | None = None
     seed: int = 0
     init_from: str | None = None
+    freeze_d: int = 0
+    freeze_g_low: int = 0
+    freeze_g_high: int = 0
+    freeze_mapping: bool = False
 
     loss: Literal["logistic", "relativistic"] = "logistic"
     consistency: ConsistencyConfig | None = ConsistencyConfig()
@@ -152,6 +158,8 @@ class TrainConfig:
         lengths = ("total_kimg", "snapshot_every_kimg")
         _require(self, f"positive and at most {MOST_KIMG:g}", *lengths, ok=_is_length)
         _require_seed(self)
+        frozen = ("freeze_d", "freeze_g_low", "freeze_g_high")
+        _require(self, "at least 0", *frozen, ok=lambda n: n >= 0)
         not_negative = ("r1_gamma", "r2_gamma", "ema_halflife_nimg", "decay_from_kimg")
         _require(self, "at least 0", *not_negative, ok=lambda x: x >= 0)
         _require(self, "at least 0 and below 1", "beta1", "beta2", ok=lambda x: 0 <= x < 1)
