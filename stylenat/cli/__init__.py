@@ -11,6 +11,7 @@ import click
 
 from stylenat import __version__
 from stylenat.cli.bench import bench
+from stylenat.cli.blend import blend
 from stylenat.cli.configs import configs
 from stylenat.cli.convert import convert
 from stylenat.cli.doctor import doctor
@@ -69,7 +70,7 @@ def main() -> None:
     """StyleNAT: a style-based GAN with neighborhood attention."""
 
 
-for command in (prepare, train, sample, fid, convert, configs, bench, doctor):
+for command in (prepare, train, sample, fid, convert, blend, configs, bench, doctor):
     main.add_command(command)
 
 
