@@ -15,6 +15,7 @@ bench: setup ## the speed tables
 	$(ENV)/bin/stylenat bench generator --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench generator --config configs/styleswin256.yaml --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench training --resolution 32 --batch 2 --outdir results/benchmarks
+	$(ENV)/bin/stylenat bench backbones --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench data --outdir results/benchmarks
 
 format: setup

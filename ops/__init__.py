@@ -1,1 +1,1 @@
-"""Tensor operations of StyleNAT. Nothing here knows of a model."""
+"""Tensor operations of StyleNAT. Nothing here knows about models."""

@@ -20,30 +20,30 @@ from ops.files import cache_folder, take_lock
 
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-fPIC")
 SHOWN_LINES = 5
-# Far above what they take, ten seconds and less than one: whatever hangs, the wait ends.
+# Far above what compilers take, ten seconds and less than one: if one hangs, the wait still ends.
 COMPILE_SECONDS = 30 * 60
 VERSION_SECONDS = 60
 END_SECONDS = 10
-LOCK_SECONDS = 10 * 60  # for what another process compiles
+LOCK_SECONDS = 10 * 60  # to wait for another process that compiles
 UNLOCKED = "if another process compiles for the same folder now, it compiles everything once more"
 
 _threads = threading.Lock()
 
 
 class BuildError(RuntimeError):
-    """The library can't be built here; the message says why in one sentence and how to help it."""
+    """The library can't be built here; the message is one sentence on why, and what to do."""
 
 
 def build_library(source: Path) -> Path:
     """The shared library made from `source`, built unless the cache holds it.
 
     The file's name carries a hash of the source and the headers beside it, the compiler, the flags
-    and the processor, so that a stale library is never loaded. Of processes that build at once,
-    the others wait for the first, for LOCK_SECONDS at most.
+    and the processor, so that a stale library is never loaded. If several processes build at the
+    same time, the others wait for the first, for LOCK_SECONDS at most.
 
-    Raises BuildError where there is no compiler, where the cache folder can't be written, with the
-    last lines of a compiler that failed, and where one, or another process, takes far too long;
-    OSError where there is no cache folder.
+    Raises BuildError if there is no compiler, if the cache folder can't be written, if the compiler
+    fails (with its last lines), and if the compiler or another process takes far too long. Raises
+    OSError if there is no cache folder.
     """
     compiler = find_compiler()
     flags = FLAGS + (() if sys.platform == "darwin" else ("-fopenmp",))
@@ -69,7 +69,7 @@ def _compile(compiler: str, flags: tuple[str, ...], source: Path, library: Path)
             f"rule compile\n  command = {compiler} {' '.join(flags)} -shared $in -o $out\n"
             f"build library.so: compile {_ninja_escape(source)}\n"
         )
-        # -P: ninja itself, and not some ninja.py of the user's folder.
+        # -P: run ninja itself, and not a ninja.py in the user's folder.
         ninja = [sys.executable, "-P", "-m", "ninja", "-C", folder]
         code, output = run_within(ninja, seconds=COMPILE_SECONDS)
         if code != 0:
@@ -86,8 +86,8 @@ def find_compiler() -> str:
 
 
 def run_within(command: list[str], *, seconds: float) -> tuple[int, str]:
-    """Exit code and output of a command. Raises BuildError, once it and all that it started are
-    ended, where it takes longer; OSError where it can't be started."""
+    """Exit code and output of a command. If it takes longer than `seconds`, it and all that it has
+    started are ended, and BuildError is raised; OSError if it can't be started."""
     # A session of its own, to end a compiler's children with it.
     process = subprocess.Popen(
         command,
@@ -104,7 +104,7 @@ def run_within(command: list[str], *, seconds: float) -> tuple[int, str]:
         raise BuildError(
             f"`{' '.join(command)}` has not ended after {seconds:g} seconds, and was ended"
         ) from error
-    finally:  # an interrupted process ends what it started, too
+    finally:  # if this process is interrupted, it ends what it has started too
         if process.poll() is None:
             _end(process)
     return process.returncode, output
@@ -143,7 +143,7 @@ def _ninja_escape(path: Path) -> str:
 
 @contextlib.contextmanager
 def _building(library: Path) -> Iterator[None]:
-    """Held by one thread of one process at a time, and let go when that process ends."""
+    """A lock that one thread of one process holds at a time; it is free when that process ends."""
     end = time.monotonic() + LOCK_SECONDS
     sentence = (
         f"another process has been compiling {library.name} for over {LOCK_SECONDS // 60} minutes: "

@@ -1,4 +1,4 @@
-"""What callers hand over, held to its type: one sentence where it is something else."""
+"""Checks of the types of arguments: one sentence if a value is something else."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def check_number(name: str, value: object) -> None:
 
 
 def keep_whole(config: object, *names: str) -> None:
-    """Raises ValueError unless these fields of a frozen dataclass are whole numbers; makes ints of
-    numpy's, which JSON and YAML would not take."""
+    """Raises ValueError unless these fields of a frozen dataclass are whole numbers. Turns numpy's
+    into int, since JSON and YAML would not take them."""
     for name in names:
         value = getattr(config, name)
         check_whole(name, value)

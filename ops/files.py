@@ -9,16 +9,16 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
-# What a file system answers that locks nothing. Other answers mean that another process is there.
+# The errors of a file system without locks.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 SECONDS_BETWEEN_TRIES = 0.1
 
-# Under this name a run's log.txt has its warnings too.
+# With this name, the warnings are also in a run's log.txt.
 log = logging.getLogger("stylenat.files")
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """A path that a user gave, with `~` and `~name` expanded; to do it twice changes nothing.
+    """A path that a user gave, with `~` and `~name` expanded; a second call changes nothing.
 
     Raises ValueError, one sentence, for an empty path, an unknown user, and `~` without a home.
     """
@@ -41,9 +41,9 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where what can be made again is kept: STYLENAT_CACHE, or `stylenat` in the user's own cache.
+    """The folder for what can be made again: STYLENAT_CACHE, or `stylenat` in the user's cache.
 
-    It need not exist. Raises OSError, one sentence, where the user has no home folder.
+    It need not exist. Raises OSError, one sentence, if the user has no home folder.
     """
     chosen, base = os.environ.get("STYLENAT_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:
@@ -59,8 +59,8 @@ def take_lock(file: IO[Any], *, unlocked: str, seconds: float = 0.0) -> bool:
     """Lock an open, writable file until it is closed or this process ends, however it ends.
 
     Waits for another process that holds the lock, up to so many seconds; returns whether the lock
-    was free by then. Where the file system (or the platform) locks nothing, a warning names the
-    file, says `unlocked` (what must not happen now), and the answer is True.
+    was free by then. If the file system or the platform has no locks, a warning names the file and
+    says `unlocked` (what happens without a lock), and the answer is True.
 
     A POSIX record lock: it reaches over NFS, and forked processes do not hold it. The threads of a
     process share it, and it is gone once any of them closes the file. Raises OSError, with the

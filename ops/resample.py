@@ -3,9 +3,9 @@
 Legend: B batch, C channels, H height, W width, K taps of the FIR kernel.
 
 Every feature map here is [B, C, H, W] in any floating dtype and any memory format. The FIR kernel
-is the outer product of its taps with themselves, normalised to sum 1, and filters by true
-convolution (StyleGAN2, arXiv 1912.04958, whose [1, 3, 3, 1] is the default); beyond the edges a map
-is zero. The Haar transform is the one of SWAGAN (arXiv 2102.06108).
+is the outer product of its taps with themselves, normalised to sum 1. It filters by true
+convolution (StyleGAN2, arXiv 1912.04958, whose [1, 3, 3, 1] is the default). Beyond its edges a
+map is zero. The Haar transform is that of SWAGAN (arXiv 2102.06108).
 """
 
 from __future__ import annotations
@@ -73,13 +73,13 @@ def haar(x: Tensor) -> Tensor:
 
 
 def _depthwise_weight(x: Tensor, kernel: Sequence[float], *, gain: float = 1.0) -> Tensor:
-    """The 2-D kernel, one copy a channel of x: [C, 1, K, K]; `gain` counts once an axis."""
+    """The 2-D kernel, one copy per channel of x: [C, 1, K, K]; `gain` counts once per axis."""
     if len(kernel) < 2 or len(kernel) % 2 or sum(kernel) == 0:
         raise ValueError(
             "a FIR kernel must have an even number of taps, at least 2, whose sum is not 0: "
             f"{tuple(kernel)}"
         )
-    # Filled on the device: a tensor made from a list would be copied there, and stall the stream.
+    # Filled on the device: a tensor made from a list would be copied there and stall the stream.
     taps = torch.cat([x.new_full((1,), tap * gain / sum(kernel)) for tap in kernel])
     return torch.outer(taps, taps).expand(x.shape[1], 1, -1, -1)
 

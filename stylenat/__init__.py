@@ -35,12 +35,12 @@ def _foreign_ops() -> str | None:
         return None
     if loaded:
         return getattr(loaded, "__file__", None) or next(iter(folders), repr(loaded))
-    # None where there is no `ops` at all: Python itself says so.
+    # None if there is no `ops` at all: Python itself says so.
     return (spec.origin or folders[0]) if spec else None
 
 
 def _refuse_foreign_ops() -> None:
-    """Raises ImportError, one sentence, where another program's `ops` stands before StyleNAT's."""
+    """Raises ImportError, one sentence, if another program's `ops` stands before StyleNAT's."""
     if (other := _foreign_ops()) is None:
         return
     if "ops" in sys.modules:

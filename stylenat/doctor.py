@@ -191,6 +191,7 @@ def _facts() -> dict[str, str]:
         "C++ compiler": _said(find_compiler),
         "Triton": triton.missing() or version("triton") or UNKNOWN,
         "NATTEN": natten.missing() or f"{version('natten') or UNKNOWN} with libnatten",
+        "programs for NATTEN before 0.20": _old_natten(),
         "cache of compiled libraries": _said(lambda: str(cache_folder())),
         VARIABLE: os.environ.get(VARIABLE) or "not set",
     }
@@ -213,3 +214,9 @@ def _said(find: Callable[[], str]) -> str:
         return find()
     except (OSError, BuildError) as error:
         return str(error)
+
+
+def _old_natten() -> str:
+    found = version("natten")
+    there = f"natten {found} is installed" if found else "no natten is installed"
+    return f"{there}; python -m stylenat.compat SCRIPT stands in for 0.14 to 0.17"

@@ -1,13 +1,14 @@
 """Models as safetensors files, each with the configuration that builds it.
 
-The file's metadata: `stylenat_format` (this layout's version), `kind` (generator or discriminator),
-`config` (JSON, as `to_dict` gives it), `stylenat_version` (what wrote it, for people).
+The file's metadata: `stylenat_format` (this layout's version), `kind` (such as generator), `config`
+(JSON, as `to_dict` gives it), `stylenat_version` (what wrote it, for people).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +28,34 @@ from stylenat.text import first_line, printable
 from stylenat.untrusted import misfits
 
 FORMAT = 1
-KINDS: dict[str, tuple[Any, Any]] = {
-    "generator": (Generator, GeneratorConfig),
-    "discriminator": (Discriminator, DiscriminatorConfig),
-}
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of network that files hold: its name, the classes of the network and of its
+    configuration, and how many layers a configuration describes."""
+
+    name: str
+    network: type[nn.Module]
+    config: type[Any]
+    layers: Callable[[Any], int]
+
+
+GENERATOR = Kind(
+    "generator", Generator, GeneratorConfig, lambda config: config.mapping_layers + config.num_ws
+)
+DISCRIMINATOR = Kind(
+    "discriminator", Discriminator, DiscriminatorConfig, lambda config: len(config.levels)
+)
 
 
 def save_generator(generator: Generator, path: str | Path) -> None:
     """Write a generator, w_avg included, in the dtype that it has; `path` is replaced atomically.
 
-    Raises OSError where the file cannot be written.
+    Raises OSError if the file cannot be written.
     """
-    _save("generator", generator, path)
+    save_network(GENERATOR, generator, path)
 
 
 def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Generator:
@@ -48,39 +64,40 @@ def load_generator(path: str | Path, device: str | torch.device = "cpu") -> Gene
     Raises OSError for a file that cannot be read, and ValueError, one sentence that names it, for
     one that is damaged, that is no StyleNAT generator, or whose tensors are not its network's.
     """
-    generator: Generator = _load("generator", path, device)
+    generator: Generator = load_network(GENERATOR, path, device)
     return generator
 
 
 def save_discriminator(discriminator: Discriminator, path: str | Path) -> None:
     """Write a discriminator, spectral-norm vectors included; as `save_generator`."""
-    _save("discriminator", discriminator, path)
+    save_network(DISCRIMINATOR, discriminator, path)
 
 
 def load_discriminator(path: str | Path, device: str | torch.device = "cpu") -> Discriminator:
     """The discriminator that `save_discriminator` wrote, in eval mode; as `load_generator`."""
-    discriminator: Discriminator = _load("discriminator", path, device)
+    discriminator: Discriminator = load_network(DISCRIMINATOR, path, device)
     return discriminator
 
 
-def _save(kind: str, network: Generator | Discriminator, path: str | Path) -> None:
+def save_network(kind: Kind, network: nn.Module, path: str | Path) -> None:
+    """Write a network of this kind; as `save_generator`."""
     network = getattr(network, "_orig_mod", network)  # what torch.compile wrapped
-    network_class, _ = KINDS[kind]
-    if not isinstance(network, network_class):
+    if not isinstance(network, kind.network):
         help_ = "; give its .module" if hasattr(network, "module") else ""
-        raise ValueError(f"a {kind} must be saved as such, not {kind_of(network)}{help_}")
+        raise ValueError(f"a {kind.name} must be saved as such, not {kind_of(network)}{help_}")
     tensors = {name: x.detach().cpu().contiguous() for name, x in network.state_dict().items()}
     metadata = {
         "stylenat_format": str(FORMAT),
         "stylenat_version": __version__,
-        "kind": kind,
+        "kind": kind.name,
         "config": json.dumps(to_dict(network.config)),
     }
     with replacing(user_path(path)) as temporary:
         temporary.write_bytes(safetensors_bytes(tensors, metadata))
 
 
-def _load(kind: str, path: str | Path, device: str | torch.device) -> Any:
+def load_network(kind: Kind, path: str | Path, device: str | torch.device = "cpu") -> Any:
+    """The network of this kind in a file of ours; as `load_generator`."""
     path, device = user_path(path), as_device(device)
     try:
         # safetensors names neither a missing file nor a folder well.
@@ -102,10 +119,12 @@ def as_device(device: str | torch.device) -> torch.device:
     try:
         return torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"unknown device {device!r}; such as cpu, cuda or cuda:0") from error
+        raise ValueError(
+            f"unknown device {device!r}: use cpu, cuda or cuda:0, for example"
+        ) from error
 
 
-def _config(kind: str, metadata: Mapping[str, str], tensor_count: int) -> Any:
+def _config(kind: Kind, metadata: Mapping[str, str], tensor_count: int) -> Any:
     """The configuration in a file's metadata, checked before anything is built from it."""
     if "stylenat_format" not in metadata:
         raise ValueError("not a StyleNAT model: the metadata has no stylenat_format")
@@ -114,38 +133,33 @@ def _config(kind: str, metadata: Mapping[str, str], tensor_count: int) -> Any:
             f"the file has format {metadata['stylenat_format']}, and this StyleNAT, {__version__}, "
             f"reads {FORMAT}: update StyleNAT"
         )
-    if metadata.get("kind") != kind:
-        raise ValueError(f"the file holds a {metadata.get('kind')}, not a {kind}")
+    if metadata.get("kind") != kind.name:
+        raise ValueError(f"the file holds a {metadata.get('kind')}, not a {kind.name}")
     try:
         data = json.loads(metadata.get("config", ""))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the config in its metadata is not JSON: {error}") from error
-    _, config_class = KINDS[kind]
-    config = from_dict(config_class, data, kind)
-    refuse_more_layers(config, tensor_count)
+    config = from_dict(kind.config, data, kind.name)
+    refuse_more_layers(kind, config, tensor_count)
     return config
 
 
-def refuse_more_layers(config: GeneratorConfig | DiscriminatorConfig, tensor_count: int) -> None:
+def refuse_more_layers(kind: Kind, config: Any, tensor_count: int) -> None:
     """Raises ValueError for a network of more layers than the file that should hold it has tensors.
 
     To build a million layers, only to find that they are missing, takes minutes.
     """
-    if isinstance(config, GeneratorConfig):
-        layers = config.mapping_layers + config.num_ws
-    else:
-        layers = len(config.levels)
+    layers = kind.layers(config)
     if layers > tensor_count:
         raise ValueError(f"its config has {layers} layers, but it holds {tensor_count} tensors")
 
 
-def build_network(kind: str, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
+def build_network(kind: Kind, config: Any, tensors: Mapping[str, Tensor]) -> nn.Module:
     """The network around these tensors, which become its own. Raises ValueError, naming names,
     unless they are the network's to the last one."""
-    network_class, _ = KINDS[kind]
     try:
         with torch.device("meta"):
-            network: nn.Module = network_class(config)
+            network = kind.network(config)
     except RuntimeError as error:
         raise ValueError(f"its config makes no network: {first_line(error)}") from error
     expected = network.state_dict()

@@ -21,9 +21,9 @@ from ops.files import user_path as user_path
 
 
 def private_folder(path: Path) -> Path:
-    """The folder; it and those above it are made where they are missing, for this user alone.
+    """The folder; it and those above it are made if they are missing, for this user alone.
 
-    Raises OSError where one cannot be made.
+    Raises OSError if one cannot be made.
     """
     # With parents=True, mkdir gives its mode to the last folder only.
     for folder in reversed([path, *path.parents]):
@@ -169,7 +169,7 @@ class FileLock:
             self.file = None
 
     def acquire(self) -> None:
-        """Take the lock, or keep it. Raises ValueError, naming the holder, where another has it."""
+        """Take the lock, or keep it. Raises ValueError, naming the holder, if another has it."""
         if self.file is not None:
             return
         file = self.path.open("a+", encoding="utf-8")
@@ -204,7 +204,7 @@ class LastingFile:
         self.waiting: list[str] = []
 
     def append(self, line: str) -> OSError | None:
-        """Add a line, after all that wait; the error where the disk takes none of them now."""
+        """Add a line, after all that wait; the error if the disk takes none of them now."""
         self.waiting.append(f"{line}\n")
         data = "".join(self.waiting).encode("utf-8", "backslashreplace")
         try:

@@ -1,6 +1,6 @@
 """Adversarial losses, consistency and gradient penalties: pure functions of logits and images.
 
-Legend: B batch, C channels, H height, W width. Logits are [B, 1], positive where an image seems
+Legend: B batch, C channels, H height, W width. Logits are [B, 1], positive if an image seems
 real; every loss is a mean over the batch.
 """
 

@@ -36,7 +36,7 @@ def printable(text: str) -> str:
 
 
 def shell_word(text: str) -> str:
-    """A word that a shell takes for this text, quoted only where that is needed.
+    """A word that a shell takes for this text, quoted only if that is needed.
 
     A text that can't be shown on one line, or holds bytes that are no UTF-8, is written as
     $'...', which bash, zsh and ksh know.

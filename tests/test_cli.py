@@ -155,7 +155,7 @@ def test_config_and_its_overrides_are_passed_on(tmp_path):
         (["a.pt"], "OUT"),
         (["a.pt", "b", "--which", "ema"], "'ema'.*'g_ema'"),
         (["a.pt", "b", "--configs", "c"], "--configs"),
-        (["a.pt", "b", "x=1"], "KEY=VALUE changes --config, and there is none: x=1"),
+        (["a.pt", "b", "x=1"], "KEY=VALUE changes what --config names, so it needs --config: x=1"),
     ],
 )
 def test_misspelt_command_ends_with_code_2(arguments, sentence):

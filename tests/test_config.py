@@ -605,14 +605,25 @@ def test_billion_laughs_are_refused_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "a ${model.generator.z_dim}", "${x:${y}}"])
-def test_interpolations_are_refused_and_resolve_nothing(value, tmp_path):
-    text = FACES.read_text().replace("z_dim: 64", f'attention_backend: "{value}"')
-    assert refusal(write(tmp_path, text)).startswith(
-        "model.generator.attention_backend: interpolations are not supported: "
-    )
-    override = f"model.generator.attention_backend={value}"
-    assert blamed(override)[0] == override
-    assert "interpolations" in blamed(override)[1]
+def test_nothing_stands_for_something_else(value, tmp_path):
+    path = write(tmp_path, f'{FACES.read_text()}  weights: "{value}"\n')
+    assert load_config(path).metrics.weights == value
+    assert load_config(FACES, [f"data.path={value}"]).data.path == value
+
+
+@pytest.mark.parametrize("text", ["1e3abc", "1e", "2001-01-01", "<<"])
+def test_text_that_begins_like_another_type_stays_text(text, tmp_path):
+    path = write(tmp_path, f"{FACES.read_text()}  weights: {text}\n")
+    assert load_config(path).metrics.weights == text
+
+
+def test_numbers_with_exponents_are_numbers(tmp_path):
+    for text, number in (("1e-3", 1e-3), ("1.5e3", 1500.0), ("-1e+2", -100.0), ("1_0e1", 100.0)):
+        path = write(tmp_path, FACES.read_text().replace("z_dim: 64", f"qk_scale: {text}"))
+        if number > 0:
+            assert load_config(path).model.generator.qk_scale == number
+        else:
+            assert "qk_scale must be" in refusal(path)
 
 
 def test_missing_file_and_folder_are_the_system_s_errors(tmp_path):

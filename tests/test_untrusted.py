@@ -217,7 +217,7 @@ def test_a_member_that_claims_too_little_is_unpacked_no_further():
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_methods_whose_output_has_no_bound_are_refused(method):
     path = data_zip(method, x=bytes(1_000_000))
-    with pytest.raises(ValueError, match=r"!\.png is packed by another method than deflate"):
+    with pytest.raises(ValueError, match=r"!\.png is compressed by another method than deflate"):
         open_images(str(path))
 
 

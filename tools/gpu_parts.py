@@ -8,7 +8,7 @@ from pathlib import Path
 # Modules by what imports them, and the names that pip has for them where they differ.
 COMMAND = ("click",)
 TABLES = (*COMMAND, "rich")
-NETWORKS = (*TABLES, "numpy", "omegaconf", "pydantic", "safetensors")
+NETWORKS = (*TABLES, "numpy", "yaml", "pydantic", "safetensors")
 TRAINING = (*NETWORKS, "matplotlib", "PIL", "simplejpeg")
 PIP_NAMES = {"PIL": "Pillow"}
 

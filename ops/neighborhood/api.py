@@ -1,4 +1,4 @@
-"""The operation's one entry point."""
+"""The one function that computes neighborhood attention."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def neighborhood_attention_2d(
     """Neighborhood attention with a relative positional bias, all head groups in one call.
 
     `q, k, v`: `[B, H, W, heads, head_dim]`, one floating dtype and device; H and W may differ.
-    `groups`: the heads in order, each group with its kernel size and dilation. `rpb`: one table
-    `[group.heads, 2*kernel_size-1, 2*kernel_size-1]` a group, indexed by key minus query position;
-    None for no bias. `scale` multiplies `q . k`, `head_dim ** -0.5` where None.
+    `groups`: the heads in order, each group with its kernel size and dilation. `rpb`: None, or one
+    table `[group.heads, 2*kernel_size-1, 2*kernel_size-1]` per group, indexed by key minus query
+    position. `scale` multiplies `q . k`; None means `head_dim ** -0.5`.
 
     Returns `[B, H, W, heads, head_dim]`: for each query the softmax-weighted sum of the values in
     its window, which at an edge is shifted inside (NAT, arXiv 2204.07143; dilation: DiNAT,
-    2209.15001). `backend` is a row of `ops.neighborhood.backends.BACKENDS`, or `auto`, in
-    whose place the environment variable STYLENAT_ATTENTION may name a row.
+    2209.15001). `backend` is the name of a row of `ops.neighborhood.backends.BACKENDS`, or `auto`.
+    With `auto`, the environment variable STYLENAT_ATTENTION may name a row.
 
-    Raises ValueError where a shape, kernel, dilation or table breaks a rule, RuntimeError where the
-    backend asked for by name can't run the call.
+    Raises ValueError if a shape, kernel, dilation or table breaks a rule, and RuntimeError if a
+    backend that is asked for by name can't run the call.
     """
     if scale is not None:
         check_number("scale", scale)

@@ -16,14 +16,14 @@ from torch import Tensor
 from ops.neighborhood import impl
 from ops.neighborhood.derivatives import FORWARD_MODE, TRANSFORMED
 from ops.neighborhood.impl.triton.plan import MAX_KERNEL_SIZE
-from ops.neighborhood.problem import HeadGroup, Problem
+from ops.neighborhood.problem import HeadGroup
 
 VARIABLE = "STYLENAT_ATTENTION"
 _DEVICES = {"cuda": "CUDA", "cpu": "the CPU"}
 
 
 class Attention(Protocol):
-    """A backend's entry: checked tensors in, `[B, H, W, heads, head_dim]` out."""
+    """A backend's function: it takes checked tensors and gives `[B, H, W, heads, head_dim]`."""
 
     def __call__(
         self,
@@ -36,14 +36,14 @@ class Attention(Protocol):
     ) -> Tensor: ...
 
 
-# What the process and the machine are. torch.compile must take the answers for constants.
+# Questions about the process and the machine. torch.compile must take the answers as constants.
 
 Question = TypeVar("Question", bound=Callable[..., object])
 
 
 def _constant(question: Question) -> Question:
-    """Marks what torch.compile calls while it traces, rather than traces."""
-    # What torch.compiler.assume_constant_result sets; it would import dynamo and inductor here.
+    """Marks a function that torch.compile calls while it traces, in place of tracing it."""
+    # torch.compiler.assume_constant_result sets this too, but imports dynamo and inductor.
     question._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return question
 
@@ -83,9 +83,28 @@ def _cached_warning(message: str) -> None:
 # The table.
 
 
+class Problem(Protocol):
+    """One call of an operation, as far as a row needs it to say whether it can run it."""
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device_type(self) -> str: ...
+    @property
+    def device_index(self) -> int | None: ...
+    @property
+    def head_dim(self) -> int: ...
+    @property
+    def largest_kernel_size(self) -> int: ...
+    @property
+    def has_tangent(self) -> bool: ...
+    @property
+    def is_transformed(self) -> bool: ...
+
+
 @dataclass(frozen=True)
-class Backend:
-    """One row: the module `ops.neighborhood.impl.NAME`, and the calls that it can run.
+class Row:
+    """What a backend of any operation needs, and the calls that it can run.
 
     `requires` says in words what must be installed. The `missing()` of the implementation
     `checked_by` finds out whether it is. `dtypes` gives for each dtype the least compute capability
@@ -106,12 +125,6 @@ class Backend:
     interpreted_by: str | None = None
     warns: bool = False
 
-    def load(self) -> Attention:
-        """The implementation's function; importing it may take long."""
-        _import(self.name)
-        attention: Attention = getattr(impl, self.name).attention
-        return attention
-
     def unsupported(self, problem: Problem) -> str | None:
         """None, or one sentence on why this backend can't run that problem."""
         if self.device_type not in (None, problem.device_type) and not self._interprets(problem):
@@ -127,7 +140,7 @@ class Backend:
             return TRANSFORMED
         if self.max_head_dim is not None and problem.head_dim > self.max_head_dim:
             return f"it takes a head_dim up to {self.max_head_dim}, not {problem.head_dim}"
-        kernel_size = max(group.kernel_size for group in problem.groups)
+        kernel_size = problem.largest_kernel_size
         if self.max_kernel_size is not None and kernel_size > self.max_kernel_size:
             return f"it takes a kernel_size up to {self.max_kernel_size}, not {kernel_size}"
         reason = self._missing_here(problem)
@@ -136,7 +149,7 @@ class Backend:
         return reason
 
     def _interprets(self, problem: Problem) -> bool:
-        """Whether the kernels for GPUs are interpreted on the CPU, where the tensors are."""
+        """Whether the tensors are on the CPU and the GPU kernels are interpreted there."""
         return (
             self.interpreted_by is not None
             and problem.device_type == "cpu"
@@ -158,14 +171,25 @@ class Backend:
         return f"it needs a GPU of compute capability {least}.0, and this one has {major}.{minor}"
 
 
+@dataclass(frozen=True)
+class Backend(Row):
+    """One row: the module `ops.neighborhood.impl.NAME`, and the calls that it can run."""
+
+    def load(self) -> Attention:
+        """The implementation's function; importing it may take long."""
+        _import(self.name)
+        attention: Attention = getattr(impl, self.name).attention
+        return attention
+
+
 def _listed(dtypes: Mapping[torch.dtype, int]) -> str:
     """float32, bfloat16 and float16."""
     *first, last = [str(dtype).removeprefix("torch.") for dtype in dtypes]
     return f"{', '.join(first)} and {last}"
 
 
-# `auto` takes the first row that can run a call. For CUDA the order is a prior: no GPU has been
-# measured.
+# `auto` takes the first row that can run a call. For CUDA the order is a guess, since no GPU has
+# been measured.
 BACKENDS: tuple[Backend, ...] = (
     Backend(
         name="triton",
@@ -230,13 +254,18 @@ def check_backend_name(name: object, source: str = "") -> None:
 # The choice.
 
 
-def auto_order(problem: Problem) -> tuple[Backend, ...]:
-    """The rows that `auto` tries, best first; the last can run any problem.
+AnyRow = TypeVar("AnyRow", bound=Row)
 
-    They are the rows of the tensors' device. Triton's interpreter is for tests, so that on the CPU
-    `triton` runs only if it is asked for by name.
-    """
-    return tuple(row for row in BACKENDS if row.device_type in (None, problem.device_type))
+
+def auto_order(problem: Problem) -> tuple[Backend, ...]:
+    """The rows that `auto` tries, best first; the last can run any problem."""
+    return _of_device(BACKENDS, problem)
+
+
+def _of_device(rows: tuple[AnyRow, ...], problem: Problem) -> tuple[AnyRow, ...]:
+    """The rows of the tensors' device. Triton's interpreter is for tests, so that on the CPU
+    `triton` runs only if it is asked for by name."""
+    return tuple(row for row in rows if row.device_type in (None, problem.device_type))
 
 
 def choose(problem: Problem, requested: str) -> Backend:
@@ -246,17 +275,26 @@ def choose(problem: Problem, requested: str) -> Backend:
     traces. Raises ValueError for an unknown name, and RuntimeError if the named backend can't run
     the problem.
     """
+    return choose_row(BACKENDS, problem, requested)
+
+
+def choose_row(rows: tuple[AnyRow, ...], problem: Problem, requested: str) -> AnyRow:
+    """`choose` among the rows of another table, which names no backend that BACKENDS does not."""
     source = ""
     if requested == "auto":
         requested = _environment(VARIABLE) or "auto"
         source = f" (from {VARIABLE})"
     if requested == "auto":
-        for row in auto_order(problem):
+        for row in _of_device(rows, problem):
             if row.unsupported(problem) is None:
                 return row
         raise AssertionError("reference runs any problem")
     check_backend_name(requested, source)
-    rows = {row.name: row for row in BACKENDS}
-    if (reason := rows[requested].unsupported(problem)) is not None:
+    named = {row.name: row for row in rows}
+    if requested not in named:
+        reason: str | None = f"it is none of {', '.join(named)}, which this operation has"
+    else:
+        reason = named[requested].unsupported(problem)
+    if reason is not None:
         raise RuntimeError(f"attention backend '{requested}'{source} can't run this call: {reason}")
-    return rows[requested]
+    return named[requested]

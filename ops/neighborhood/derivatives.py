@@ -1,6 +1,6 @@
-"""Which derivatives a call is asked for, beside a plain gradient; `reference` alone has them all.
+"""Which derivatives a call needs beside a plain gradient; only `reference` has them all.
 
-A fused operation that PyTorch can't look into would otherwise give zeros for them, without a word.
+Without these checks, an operation that PyTorch can't look into would give zeros for them.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Question = TypeVar("Question", bound=Callable[..., object])
 
 
 def _constant(question: Question) -> Question:
-    # What torch.compiler.assume_constant_result sets: dynamo calls the function while it traces,
-    # inside the very transforms that it traces. The decorator itself would import dynamo here.
+    # torch.compiler.assume_constant_result sets this too, but imports dynamo. With it, dynamo calls
+    # the function while it traces, inside the transforms that it traces.
     question._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return question
 
 
 @_constant
 def in_transform(*names: str) -> bool:
-    """Whether the call stands within one of these transforms of torch.func: Grad, Jvp, Vmap."""
+    """Whether the call is inside one of these transforms of torch.func: Grad, Jvp, Vmap."""
     stack = torch._C._functorch.get_interpreter_stack() or ()
     return any(level.key().name in names for level in stack)
 
@@ -57,13 +57,13 @@ def carries_tangent(tensors: Iterable[Tensor]) -> bool:
 
 
 def refuse_tangents(*tensors: Tensor) -> None:
-    """For a gradient: RuntimeError where forward-mode differentiation would go through it."""
+    """Called by a gradient. Raises RuntimeError if forward-mode differentiation goes through it."""
     if carries_tangent(tensors):
         raise RuntimeError(f"the gradient of this attention backend can't do that: {FORWARD_MODE}")
 
 
 def refuse_second_gradient(*_: Any) -> Any:
-    """The gradient of a gradient of what has none."""
+    """The gradient of a first-order gradient: raises RuntimeError."""
     raise RuntimeError(f"this attention backend has gradients of first order only; {USE_REFERENCE}")
 
 
@@ -94,7 +94,7 @@ class _FirstOrder(torch.autograd.Function):
 
 
 def first_order(x: Tensor) -> Tensor:
-    """x, for an operation whose own gradient is a constant to autograd: a second one is refused.
+    """x, for an operation whose gradient autograd takes for a constant: refuses a second gradient.
 
     What torch.compile has compiled refuses it by itself.
     """

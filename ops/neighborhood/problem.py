@@ -1,4 +1,4 @@
-"""What one call of neighborhood attention asks for: head groups, shapes, and the rules they keep.
+"""What one call of neighborhood attention asks for: head groups, shapes, and their rules.
 
 Shapes: B batch, H height, W width, N heads, D head_dim, P = 2 * kernel_size - 1.
 """
@@ -43,7 +43,7 @@ class HeadGroup:
         return self.heads, side, side
 
     def check_fits(self, height: int, width: int) -> None:
-        """Raises ValueError where the dilated window is larger than the feature map."""
+        """Raises ValueError if the dilated window is larger than the feature map."""
         span = self.kernel_size * self.dilation
         if span > min(height, width):
             raise ValueError(
@@ -55,10 +55,10 @@ class HeadGroup:
 
 @dataclass(frozen=True)
 class Problem:
-    """One call, as far as a backend needs it to say whether it can run it.
+    """What a backend needs to know of a call to say whether it can run it.
 
-    `has_tangent`: forward-mode differentiation goes through it. `is_transformed`: it stands within
-    a gradient of torch.func.
+    `has_tangent`: forward-mode differentiation goes through the call. `is_transformed`: the call is
+    inside a gradient of torch.func.
     """
 
     batch: int
@@ -75,13 +75,17 @@ class Problem:
     has_tangent: bool = False
     is_transformed: bool = False
 
+    @property
+    def largest_kernel_size(self) -> int:
+        return max(group.kernel_size for group in self.groups)
+
 
 def describe(
     q: Tensor, k: Tensor, v: Tensor, groups: Sequence[HeadGroup], rpb: Sequence[Tensor] | None
 ) -> Problem:
     """Check one call against every rule of the operation and describe it.
 
-    Raises ValueError that names the rule and the values, also for values of another type.
+    Raises ValueError, with the rule and the values in it, also for values of a wrong type.
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_tensor(name, tensor)
@@ -151,7 +155,7 @@ def _check_are_groups(groups: Sequence[HeadGroup]) -> None:
 
 def _check_rpb(q: Tensor, groups: Sequence[HeadGroup], rpb: Sequence[Tensor]) -> None:
     if isinstance(rpb, Tensor) or not hasattr(rpb, "__len__"):
-        raise ValueError(f"rpb must be a list of tables, one a group, not {kind(rpb)}")
+        raise ValueError(f"rpb must be a list of tables, one per group, not {kind(rpb)}")
     if len(rpb) != len(groups):
         raise ValueError(f"rpb needs one table per group: {len(rpb)} tables, {len(groups)} groups")
     for index, (table, group) in enumerate(zip(rpb, groups, strict=True)):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -36,16 +37,22 @@ def counted_flop(run: Callable[[], object]) -> int:
     return int(counter.get_total_flops())
 
 
+def give_back_values(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
+    """In place of attention: what is left is the cost of everything else."""
+    return v.contiguous()
+
+
 @contextmanager
-def without_attention() -> Iterator[None]:
-    """Within the block, neighborhood attention returns v."""
-
-    def give_back_values(q: Tensor, k: Tensor, v: Tensor, *_: object, **__: object) -> Tensor:
-        return v.contiguous()
-
-    real = attention.neighborhood_attention_2d
-    attention.neighborhood_attention_2d = give_back_values
+def attention_replaced(module: ModuleType, function: Callable[..., Tensor]) -> Iterator[None]:
+    """Within the block, the networks of this module call `function` for neighborhood attention."""
+    real = module.neighborhood_attention_2d
+    module.neighborhood_attention_2d = function  # type: ignore[attr-defined]
     try:
         yield
     finally:
-        attention.neighborhood_attention_2d = real
+        module.neighborhood_attention_2d = real  # type: ignore[attr-defined]
+
+
+def without_attention() -> AbstractContextManager[None]:
+    """Within the block the generator's neighborhood attention gives back its values."""
+    return attention_replaced(attention, give_back_values)

@@ -10,8 +10,10 @@ from typing import Any
 import click
 
 from stylenat import __version__
+from stylenat.cli.accuracy import accuracy
 from stylenat.cli.bench import bench
 from stylenat.cli.blend import blend
+from stylenat.cli.classify import classify
 from stylenat.cli.configs import configs
 from stylenat.cli.convert import convert
 from stylenat.cli.doctor import doctor
@@ -26,9 +28,9 @@ OTHER_RANKS_SECONDS = 2.0
 
 
 class OneSentence(click.Group):
-    """A group whose commands end in `Error: one sentence.` where the library refuses something.
+    """A group whose commands end in `Error: one sentence.` if the library refuses something.
 
-    Exit codes: 1 where the library refused a file or a value, 2 where the command was misspelt, 130
+    Exit codes: 1 if the library refused a file or a value, 2 if the command was misspelt, 130
     after Ctrl-C.
     """
 
@@ -70,7 +72,9 @@ def main() -> None:
     """StyleNAT: a style-based GAN with neighborhood attention."""
 
 
-for command in (prepare, train, sample, fid, convert, blend, configs, bench, doctor):
+for command in (
+    prepare, train, sample, fid, convert, blend, classify, accuracy, configs, bench, doctor
+):  # fmt: skip
     main.add_command(command)
 
 

@@ -183,6 +183,26 @@ def bench_training(
     _finish(report, outdir)
 
 
+@bench.command("backbones")
+@BATCHES
+@DEVICE
+@REPEATS
+@OUTDIR
+def bench_backbones(
+    batches: tuple[int, ...] | None, device: str, repeats: int, outdir: Path | None
+) -> None:
+    """Measure NAT and DiNAT, in inference and training, with and without attention.
+
+    By default in batches of 1 and 8; on a GPU of 1, 8 and 64.
+    """
+    from stylenat.benchmarks import backbones
+
+    chosen = _prepare(device, outdir)
+    batches = batches or ((1, 8, 64) if chosen.type == "cuda" else (1, 8))
+    report = backbones.bench_backbones(device=chosen, batches=batches, repeats=repeats)
+    _finish(report, outdir)
+
+
 @bench.command("data")
 @REPEATS
 @OUTDIR

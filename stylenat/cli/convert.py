@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from stylenat.cli.options import UserPath
+from stylenat.cli.options import VARIANT, UserPath
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @click.command()
@@ -28,17 +32,27 @@ from stylenat.cli.options import UserPath
     show_default=True,
     help="Which network to convert: the averaged generator, the trained one, or the discriminator.",
 )
+@VARIANT
 def convert(
-    official: Path, out: Path, overrides: tuple[str, ...], config_path: Path | None, which: str
+    official: Path,
+    out: Path,
+    overrides: tuple[str, ...],
+    config_path: Path | None,
+    which: str,
+    name: str | None,
 ) -> None:
     """Convert a published checkpoint, StyleNAT's or StyleSwin's OFFICIAL.pt, to OUT.safetensors.
 
-    OFFICIAL may also be a training state, RUN/checkpoints/NIMG.pt. Nothing in the file is run.
+    OFFICIAL may also be a training state, RUN/checkpoints/NIMG.pt, or a NAT, DiNAT or DiNAT_s,
+    official or Hugging Face's. Nothing in the file is run.
     KEY=VALUE changes --config: model.generator.qk_scale=0.2
     """
     if overrides and config_path is None:
-        raise click.UsageError(f"KEY=VALUE changes --config, and there is none: {overrides[0]}")
+        raise click.UsageError(
+            f"KEY=VALUE changes what --config names, so it needs --config: {overrides[0]}"
+        )
 
+    from stylenat.backbones import holds_classifier
     from stylenat.config import load_config
     from stylenat.export import save_discriminator, save_generator
     from stylenat.files import check_can_write, refuse_overwriting
@@ -47,6 +61,13 @@ def convert(
 
     refuse_overwriting(out, official, config_path)
     check_can_write(out)
+    if holds_classifier(official):
+        if config_path is not None or which != "g_ema":
+            raise click.UsageError(f"--config and --which are for generators: {official} is a NAT")
+        _convert_classifier(official, out, name)
+        return
+    if name is not None:
+        raise click.UsageError(f"--name is for a NAT, DiNAT or DiNAT_s: {official} is none")
     config = None if config_path is None else load_config(config_path, overrides)
     network = convert_checkpoint(official, which=which, config=config)
     if isinstance(network, Generator):
@@ -57,7 +78,22 @@ def convert(
         save_discriminator(network, out)
         kind, use = "discriminator", f"D = stylenat.load_discriminator({str(out)!r})"
     side = network.config.resolution
+    _report(network, out, f"{kind}, {side}x{side}", use)
+
+
+def _convert_classifier(official: Path, out: Path, name: str | None) -> None:
+    from stylenat.backbones import load_classifier, save_classifier
+
+    network = load_classifier(official, name)
+    save_classifier(network, out)
+    classes = network.config.num_classes
+    what = f"classifier, {classes} classes" if classes else "backbone"
+    load = "from stylenat.backbones import load_classifier; network = load_classifier"
+    _report(network, out, what, f"{load}({str(out)!r})")
+
+
+def _report(network: nn.Module, out: Path, what: str, use: str) -> None:
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     megabytes = out.stat().st_size / 1e6
-    click.echo(f"{out}: {kind}, {side}x{side}, {millions:.3f} M parameters, {megabytes:.1f} MB")
+    click.echo(f"{out}: {what}, {millions:.3f} M parameters, {megabytes:.1f} MB")
     click.echo(f"Next, in Python: {use}")

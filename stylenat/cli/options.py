@@ -22,7 +22,7 @@ class Batches(click.ParamType):
         pieces = str(value).split(",")
         if all(piece.isascii() and piece.isdecimal() and int(piece) > 0 for piece in pieces):
             return tuple(int(piece) for piece in pieces)
-        self.fail(f"'{value}' is not batches from 1 up, such as 1,8,64", parameter, context)
+        self.fail(f"'{value}' is not a list of batch sizes, such as 1,8,64", parameter, context)
 
 
 class UserPath(click.ParamType):
@@ -94,4 +94,11 @@ TRUNC = click.option(
     default=1.0,
     show_default=True,
     help="Truncation psi: 1 changes nothing, less gives more typical images.",
+)
+VARIANT = click.option(
+    "-n",
+    "--name",
+    metavar="NAME",
+    help="The variant of a NAT, such as dinat_mini, if its file's name does not say it: it decides "
+    "the dilations.",
 )

@@ -89,7 +89,7 @@ def prepare(
     if verified is not None:
         given = [p.opts[-1] for p in context.command.params if _is_given(context, p)]
         if extra := [name for name in given if name not in ("--verify", "--workers")]:
-            raise click.UsageError(f"--verify takes none of the other arguments: {extra[0]}")
+            raise click.UsageError(f"--verify cannot be combined with {extra[0]}")
         _verify(verified, workers)
         return
     if source is None or dest is None or resolution is None:
@@ -112,11 +112,13 @@ def _show(report: Report, dest: Path, resolution: int, seconds: float) -> None:
     from stylenat.text import printable, shell_word
 
     if report.restarted:
-        click.echo("Began anew: an unfinished run's source or settings were others.")
+        click.echo("Began again: the unfinished run had another source or other settings.")
     if report.resumed:
         click.echo(f"Continued after {report.resumed:,} images of an unfinished run.")
     if report.enlarged:
-        click.echo(f"Enlarged {report.enlarged:,} images, smaller than {resolution}x{resolution}.")
+        click.echo(
+            f"Enlarged {report.enlarged:,} images that were smaller than {resolution}x{resolution}."
+        )
     if report.skipped:
         click.echo(f"Skipped {len(report.skipped):,} images:")
     for name, reason in report.skipped:

@@ -24,7 +24,6 @@ from stylenat.config.yaml_file import (
     UnfitOverride,
     apply_override,
     read_yaml,
-    refuse_interpolations,
     write_yaml,
 )
 from stylenat.files import user_path
@@ -98,8 +97,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     None), and is YAML otherwise; later ones win. Raises OSError if the file cannot be read, and
     otherwise ValueError, one sentence that names the file, the override or both, whichever is
     wrong, the dotted key, its rule and the value: an unknown key (with the nearest right one), a
-    value of another type or out of range, text that is no YAML mapping, duplicate keys, aliases,
-    interpolations.
+    value of another type or out of range, text that is no YAML mapping, duplicate keys, aliases.
     """
     try:
         data = read_yaml(find_config(path))
@@ -122,7 +120,6 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def _built(data: Any, overrides: Sequence[str] = ()) -> RunConfig:
     for override in overrides:
         apply_override(data, override, RunConfig)
-    refuse_interpolations(data)
     return from_dict(RunConfig, data)
 
 

@@ -1,19 +1,32 @@
 """Config dataclasses from plain data (dicts, lists, scalars) and back, with strict types.
 
-A field is a key; its type and its class's `__post_init__` are the rules.
+A field is a key; its type and its class's `__post_init__` are the rules. Pydantic applies them; the
+sentences are ours.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
 import re
 import types
-from collections.abc import Iterator
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Sequence
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from stylenat.text import listed, shown
 
@@ -38,83 +51,125 @@ def from_dict(kind: type[T], data: object, key: str = "") -> T:
     Types are strict, as in JSON: true is no integer, "256" is no number, but 4 is a number.
     Raises ValueError, one sentence that names the dotted key (below `key`), the rule and the value.
     """
+    text = json.dumps([_for_json(data, key)])
     try:
-        result: T = _build(kind, data, key)
-    except _UnknownKey as error:
-        raise ValueError(unknown_key(str(error), kind, key)) from None
+        (result,) = _adapter(kind).validate_json(text, strict=True)  # type: ignore[arg-type]
+    except ValidationError as error:
+        raise ValueError(_sentence(error, kind, data, key)) from error
     return result
 
 
-def _build(kind: Any, value: object, key: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        return _build_section(kind, value, key)
-    if get_origin(kind) in (Union, types.UnionType):
-        kind = _member_for(kind, value)
-        if dataclasses.is_dataclass(kind) or get_origin(kind) is tuple:
-            return _build(kind, value, key)
-    if isinstance(value, list) and get_args(kind)[1:] == (...,):
-        item_kind = get_args(kind)[0]
-        return tuple(_build(item_kind, item, f"{key}[{i}]") for i, item in enumerate(value))
-    return _scalar(kind, value, key)
+@functools.cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    # Pydantic takes a config for a tuple, and hands it on to the dataclasses within.
+    return TypeAdapter(tuple[kind], config=ConfigDict(extra="forbid", allow_inf_nan=False))
 
 
-def _scalar(kind: Any, given: object, key: str) -> Any:
-    value = given.decode("utf-8", "surrogateescape") if isinstance(given, bytes) else given
+# Text whose bytes are no UTF-8, such as a file's name may be, cannot stand in JSON. It goes there
+# under this key, as hexadecimal digits, and only fields that are a PathText take it.
+BYTES = "\0bytes"
+
+
+def _decoded(value: object) -> object:
+    if isinstance(value, dict) and set(value) == {BYTES}:
+        return bytes.fromhex(value[BYTES]).decode("utf-8", "surrogateescape")
+    return value
+
+
+PathText = Annotated[str, BeforeValidator(_decoded)]
+
+
+def _for_json(value: object, key: str) -> object:
+    """What JSON can hold of plain data. Raises ValueError for what no field could take."""
+    if isinstance(value, dict):
+        return {str(name): _for_json(item, join(key, str(name))) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_for_json(item, f"{key}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, str):
-        # JSON could not carry a file name whose bytes are no UTF-8.
-        fits = any(
-            value in get_args(k) if get_origin(k) is Literal else k is str for k in _union(kind)
-        )
-        result = value
-    else:
+        value = value.encode("utf-8", "surrogateescape")
+    if isinstance(value, bytes):
         try:
-            adapter = TypeAdapter(kind, config=ConfigDict(allow_inf_nan=False))
-            result = adapter.validate_json(json.dumps(value), strict=True)
-            fits = True
-        except (ValueError, TypeError):  # pydantic's, and json's for what JSON has no word for
-            fits = False
-    if not fits:
-        raise ValueError(f"{key} must be {_describe(kind)}: {shown(given)}")
-    numbers = result if isinstance(result, tuple) else (result,)
-    if any(isinstance(n, int) and n not in INTEGERS for n in numbers):
+            return value.decode()
+        except UnicodeDecodeError:
+            return {BYTES: value.hex()}
+    if isinstance(value, int) and value not in INTEGERS:
         raise ValueError(f"{key} must be below 2**63, and not below -2**63: {shown(value)}")
-    return result
+    if value is None or isinstance(value, int | float):
+        return value
+    return {BYTES: ""}  # a date, a set: no field's type
 
 
-def _build_section(kind: Any, value: object, key: str) -> Any:
-    if not isinstance(value, dict):
-        raise ValueError(f"{key or 'the file'} must be {_describe(kind)}: {shown(value)}")
-    hints = get_type_hints(kind)
-    for name in value:
-        if name not in hints:
-            raise _UnknownKey(join(key, str(name)))
-    arguments = {}
-    for field in dataclasses.fields(kind):
-        if field.name in value:
-            child = join(key, field.name)
-            arguments[field.name] = _build(hints[field.name], value[field.name], child)
-        elif field.default is field.default_factory is dataclasses.MISSING:
-            raise ValueError(f"{join(key, field.name)} is missing")
-    try:
-        return kind(**arguments)
-    except ValueError as error:
-        sentence = str(error)
-        if key:
-            # "batch must be at least 1" of `train` is a sentence about train.batch.
-            sentence = f"{key}{'.' if sentence.split()[0] in hints else ': '}{sentence}"
-        raise ValueError(sentence) from error
+# The sentence of a refusal
+
+UNKNOWN_KEY = "unexpected_keyword_argument"  # as pydantic calls it
 
 
-def _member_for(union: Any, value: object) -> Any:
-    """The member of a union that this value can only mean, by its shape; else all the scalars."""
-    members = get_args(union)
+def _sentence(error: ValidationError, kind: Any, data: object, root: str) -> str:
+    """The first fault: of all unknown keys the first, otherwise of all faults the first."""
+    faults = error.errors(include_url=False, include_input=False)
+    for fault in sorted(faults, key=lambda fault: fault["type"] != UNKNOWN_KEY):
+        steps = fault["loc"][1:]
+        if fault["type"] == "missing" and isinstance(steps[-1], int):
+            steps = steps[:-1]  # An entry that a list of fixed length lacks is the list's fault.
+        place = _place(kind, data, steps, root)
+        if place is not None:
+            return _said_of(fault, place, kind, root)
+    raise error
+
+
+def _said_of(fault: ErrorDetails, place: _Place, kind: Any, root: str) -> str:
+    key = place.key
+    if fault["type"] == UNKNOWN_KEY:
+        return unknown_key(key, kind, root)
+    if fault["type"] == "missing" and place.value is None:
+        return f"{key} is missing"
+    if fault["type"] != "value_error":
+        return f"{key or 'the file'} must be {_describe(place.kind)}: {shown(place.value)}"
+    sentence = str(fault["ctx"]["error"])
+    if not key:
+        return sentence
+    # "batch must be at least 1" of `train` is a sentence about train.batch.
+    (section,) = filter(dataclasses.is_dataclass, _union(place.kind))
+    return f"{key}{'.' if sentence.split()[0] in get_type_hints(section) else ': '}{sentence}"
+
+
+class _Place(NamedTuple):
+    kind: Any
+    value: Any
+    key: str
+
+
+def _place(kind: Any, value: Any, steps: Sequence[int | str], key: str) -> _Place | None:
+    """Where pydantic's steps lead; None inside a member of a union that was not meant.
+
+    Pydantic tries every member of a union, and names the member in its steps. The value's shape
+    says which one was meant. If it says none, the place is the union itself.
+    """
+    for step in steps:
+        members = [member for member in _union(kind) if member is not type(None)]
+        if len(members) > 1:
+            meant = _meant(members, value)
+            if meant is None:
+                break
+            if not str(step).startswith(meant.__name__):
+                return None
+            kind = meant
+        elif isinstance(step, int):
+            items = get_args(members[0])
+            kind, value, key = items[0 if ... in items else step], value[step], f"{key}[{step}]"
+        else:
+            kind, value = get_type_hints(members[0]).get(step), value.get(step)
+            key = join(key, step)
+    return _Place(kind, value, key)
+
+
+def _meant(members: Sequence[Any], value: object) -> Any:
+    """The only member that a section or a list can mean; None for a scalar, and if several fit."""
     if isinstance(value, dict):
         fitting = [m for m in members if dataclasses.is_dataclass(m)]
-    elif isinstance(value, list):
-        fitting = [m for m in members if get_origin(m) is tuple]
     else:
-        fitting = []
-    return fitting[0] if len(fitting) == 1 else union
+        fitting = [m for m in members if isinstance(value, list) and get_origin(m) is tuple]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _describe(kind: Any) -> str:
@@ -170,10 +225,6 @@ def _is_text(kind: Any) -> bool:
 
 def join(key: str, name: str) -> str:
     return f"{key}.{name}" if key else name
-
-
-class _UnknownKey(Exception):
-    """The dotted key that no field answers to."""
 
 
 def unknown_key(wrong: str, kind: Any, root: str = "") -> str:

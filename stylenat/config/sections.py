@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stylenat.choices import METRICS, Filter, Mode, Precision
+from stylenat.config.plain import PathText
 from stylenat.text import shown
 
 MOST_SEED = 2**63 - 1
@@ -58,7 +59,7 @@ class DataConfig:
     can't be read are replaced by others; more end the run.
     """
 
-    path: str | None = None
+    path: PathText | None = None
     resize: Filter | None = None
     mirror: bool = True
     max_images: int | None = None
@@ -113,7 +114,7 @@ class TrainConfig:
     batch: int = 32
     batch_gpu: int | None = None
     seed: int = 0
-    init_from: str | None = None
+    init_from: PathText | None = None
     freeze_d: int = 0
     freeze_g_low: int = 0
     freeze_g_high: int = 0
@@ -191,7 +192,7 @@ class MetricsConfig:
     every_kimg: float = 1000
     num: int = 50_000
     mode: Mode = "legacy_pytorch"
-    weights: str | None = None
+    weights: PathText | None = None
 
     def __post_init__(self) -> None:
         for name in self.names:

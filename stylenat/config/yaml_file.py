@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from stylenat.config.plain import all_keys, first_entries, holds_text, join, unknown_key
 from stylenat.files import replacing
@@ -38,16 +36,45 @@ def read_yaml(path: Path) -> dict[Any, Any]:
 
 
 def _parse_yaml(text: str) -> Any:
-    """Plain data. OmegaConf's reader knows 1e-3 for a number and refuses duplicate keys."""
+    """Plain data; the names of keys are text."""
     try:
         _refuse_structure(text)
-        parsed = OmegaConf.from_dotlist([f"value={text}"])
-        return OmegaConf.to_container(parsed, resolve=False)["value"]  # type: ignore[call-overload,index]
+        return yaml.load(text, _Loader)
     except _Refused as error:
         raise ValueError(str(error)) from None
     except Exception as error:
         # Of a number such as `!!int x`, Python's own errors come through.
         raise ValueError(f"not YAML that can be used here: {_problem(error)}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but 1e-3 is a number, a date is text, and no key may be there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = str(self.construct_object(key_node, deep=True))
+            if key in found:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {shown(key)} is there twice", key_node.start_mark
+                )
+            found[key] = self.construct_object(value_node, deep=deep)
+        return found
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [
+        (tag, pattern)
+        for tag, pattern in resolvers
+        if tag not in ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:merge")
+    ]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?\d[\d_]*(\.[\d_]*)?[eE][-+]?\d+$"),
+    list("-+0123456789"),
+)
 
 
 class _Refused(Exception):
@@ -71,7 +98,7 @@ def _problem(error: Exception) -> str:
     """What a YAML reader found, on one line."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem and error.problem_mark:
         return f"{error.problem}, line {error.problem_mark.line + 1}"
-    if isinstance(error, yaml.YAMLError | OmegaConfBaseException):
+    if isinstance(error, yaml.YAMLError):
         return str(error).partition("\n")[0]
     return "a value does not fit its tag, or a number has too many digits"
 
@@ -124,18 +151,6 @@ def _set(data: Any, key: str, value: object) -> None:
         elif isinstance(data, dict) and data.get(step) is None:
             data[step] = {}
         data, done = data[step], f"{done}[{step}]" if is_index else join(done, step)
-
-
-def refuse_interpolations(data: object, key: str = "") -> None:
-    """`${...}` could read the environment; nothing here stands for anything but itself."""
-    if isinstance(data, dict):
-        for name, value in data.items():
-            refuse_interpolations(value, join(key, str(name)))
-    elif isinstance(data, list):
-        for index, value in enumerate(data):
-            refuse_interpolations(value, f"{key}[{index}]")
-    elif (isinstance(data, str) and "${" in data) or (isinstance(data, bytes) and b"${" in data):
-        raise ValueError(f"{key}: interpolations are not supported: {shown(data)}")
 
 
 def write_yaml(data: dict[str, Any], path: str | Path) -> None:

@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100, the training images of the archives as distributed, with their labels.
 
-The archives hold pickles: torchvision reads them, and only after their checksums have been found to
-be those of the published files.
+The archives hold pickles. torchvision reads them, but only after their checksums were found to be
+those of the published files.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class CIFARSource(ImageSource):
     """The 50,000 training images, 32x32, of an archive, or of the folder that it unpacks to.
 
     An archive is unpacked once, into the user's cache folder. Raises ValueError for a file that is
-    not the published one, and OSError where it can't be unpacked.
+    not the published one, and OSError if it can't be unpacked.
     """
 
     def __init__(self, path: str) -> None:
@@ -80,7 +80,7 @@ class CIFARSource(ImageSource):
 
 
 def _unpack(archive: Path, member: str, file: Path) -> None:
-    """Copy one member out of an archive. Raises ValueError for one that is damaged or too large."""
+    """Copy one member out of an archive. Raises ValueError if it is damaged or too large."""
     private_folder(file.parent)
     try:
         with tarfile.open(archive) as tar, replacing(file) as temporary:

@@ -14,7 +14,7 @@ from stylenat.data._face_canvas import CIRCLE_N2, SIDE_N, Canvas, ellipse, spot,
 from stylenat.data._face_parts import BALD, RGB, Face, mix, sample_face
 
 MIN_RESOLUTION, MAX_RESOLUTION = 4, 1024
-# Part of the fingerprint of drawn faces: raise it whenever a pixel of one changes.
+# Part of the fingerprint of drawn faces: raise this number whenever a pixel of a face changes.
 DRAWING_VERSION = 1
 _CANVAS = 256  # dots to a side, at least; few enough for hundreds of faces a second
 _INK: RGB = (44, 30, 32)
@@ -23,9 +23,9 @@ _INK: RGB = (44, 30, 32)
 def draw_face(index: int, resolution: int, *, seed: int = 0) -> np.ndarray:
     """Face number `index` of the endless series `seed`: uint8 [R, R, 3], RGB, 0..255.
 
-    The same in any process and order, and on any machine with the same numpy and Pillow; another
-    resolution shows the same face. Raises ValueError for a negative index or seed, and for a
-    resolution outside 4..1024.
+    The pixels are the same in any process and order, and on any machine with the same numpy and
+    Pillow. Another resolution shows the same face. Raises ValueError for a negative index or seed,
+    and for a resolution outside 4..1024.
     """
     for name, value in (("index", index), ("seed", seed)):
         if value < 0:
@@ -83,7 +83,7 @@ def _head(canvas: Canvas, face: Face) -> None:
 
 
 def _head_outline(face: Face, grow: float = 0.0) -> np.ndarray:
-    """An egg: below the ears the sides draw in with `jaw`."""
+    """An egg; below the ears its sides draw in by `jaw`."""
     x, y = CIRCLE_N2[:, 0], CIRCLE_N2[:, 1]
     narrow = 1 - face.jaw * np.maximum(y, 0) ** 2
     x = np.sign(x) * np.abs(x) ** 0.86
@@ -107,7 +107,7 @@ def _skin_field(canvas: Canvas, face: Face) -> np.ndarray:
 
 
 def _turn(face: Face, outline_N2: np.ndarray) -> np.ndarray:
-    """Moves an outline over the round of the head, as yaw does: most at the middle."""
+    """Moves an outline as turning the head would: most at the middle."""
     x, y = outline_N2[:, 0], outline_N2[:, 1]
     depth = np.maximum(1 - (x / (1.2 * face.width)) ** 2, 0)
     return np.stack([x + face.yaw * depth, y], axis=1)

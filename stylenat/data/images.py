@@ -1,4 +1,4 @@
-"""Image files to pixels: what every reader, and `stylenat prepare`, makes of them.
+"""Image files to pixels, for every reader and for `stylenat prepare`.
 
 Legend: H height, W width, R resolution.
 """
@@ -23,7 +23,7 @@ EXTENSIONS = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg",
     ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
 })  # fmt: skip
-# Pillow goes by content, not by name: without this list, it would run PostScript in a .png.
+# Pillow goes by the content, not by the name. Without this list it would run PostScript in a .png.
 FORMATS = (
     "PNG",
     "JPEG",
@@ -40,7 +40,7 @@ FORMATS = (
 )
 
 MOST_PIXELS = 89_478_485  # where Pillow begins to warn of a decompression bomb
-MOST_BYTES = 8 * MOST_PIXELS  # of a file: so many pixels, RGBA of 16 bits, uncompressed
+MOST_BYTES = 8 * MOST_PIXELS  # of a file: MOST_PIXELS in RGBA of 16 bits, uncompressed
 _ORIENTATION = 0x0112  # the EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -54,11 +54,11 @@ _UPRIGHT = {
 
 
 class RefusedImage(ValueError):
-    """Why an image can't be used: a predicate, to follow the image's name."""
+    """An image can't be used. The message is a predicate that follows the image's name."""
 
 
 class ImageError(ValueError):
-    """An image of a data set that can't be used: where it is, and the reason, a predicate."""
+    """An image of a data set can't be used: `place` says which, `reason` is a predicate."""
 
     def __init__(self, place: str, reason: str) -> None:
         super().__init__(place, reason)
@@ -68,15 +68,16 @@ class ImageError(ValueError):
         return " ".join(self.args)
 
 
-def decode(data: bytes) -> Image.Image:
+def decode(data: bytes, *, upright: bool = True) -> Image.Image:
     """The picture in an image file's bytes, upright, RGB; of an animation, the first frame.
 
+    Without `upright` it stays as it is stored, whatever its EXIF data say.
     Raises RefusedImage for bytes that are no image, are damaged or cut short as far as their format
     shows it, hold more than 89,478,485 pixels, or pixels that `to_rgb` refuses.
     """
     try:
         with warnings.catch_warnings():
-            # Of odd metadata, which has no effect on pixels, and of size, which is judged below.
+            # Warnings of odd metadata, which pixels do not depend on, and of size, checked below.
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=_formats()) as image:
                 if image.width * image.height > MOST_PIXELS:
@@ -84,11 +85,12 @@ def decode(data: bytes) -> Image.Image:
                 is_jpeg = image.format in ("JPEG", "MPO")
                 stored = (_decode_jpeg(data, image) if is_jpeg else None) or image
                 stored.load()
-                return _upright(_in_rgb(stored), image)
+                rgb = _in_rgb(stored)
+                return _upright(rgb, image) if upright else rgb
     except UnidentifiedImageError as error:
         raise RefusedImage("is no image of a known format, or its header is damaged") from error
     except Image.DecompressionBombError as error:
-        raise _too_large("it has more than twice as many") from error
+        raise _too_large("it has more than twice that") from error
     except (RefusedImage, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise whatever they stumble over
@@ -99,14 +101,14 @@ def _decode_jpeg(data: bytes, header: Image.Image) -> Image.Image | None:
     """The picture of a JPEG as it is stored, or None if only Pillow can decode it.
 
     `header` is what Pillow has read of it. The pixels are those that Pillow makes, bit for bit.
-    Raises RefusedImage where libjpeg-turbo warns: it then guesses pixels, and Pillow is silent. A
-    JPEG has no checksum: damage that leaves its codes in step shows nowhere.
+    Raises RefusedImage if libjpeg-turbo warns: it then guesses pixels, and Pillow is silent. A
+    JPEG has no checksum, so damage that keeps its codes in step cannot be seen.
     """
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError):
         return None  # a rare subsampling, which Pillow's decoder knows and this one does not
-    if (width, height) != header.size:  # of which only Pillow's has been judged
+    if (width, height) != header.size:  # only the size that Pillow read has been checked
         raise RefusedImage("is damaged: its header gives two sizes")
     space = {"RGB": "RGB", "L": "GRAY"}.get(header.mode)
     try:
@@ -124,7 +126,7 @@ def _decode_jpeg(data: bytes, header: Image.Image) -> Image.Image | None:
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those that this build of Pillow has."""
+    """The formats that this build of Pillow can read."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -143,7 +145,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """The same picture in mode RGB, turned upright as its EXIF data say.
 
     Transparent pixels are laid over white. 16-bit grey is scaled by 1/257 and rounded. 32-bit
-    integers count as 16-bit where one exceeds 255 or the format says so, else as 8-bit. Colour
+    integers count as 16-bit if one exceeds 255 or the format says so, otherwise as 8-bit. Colour
     profiles are not applied. Raises RefusedImage for floating-point pixels, which have no range,
     and for integers outside 0..65535.
     """
@@ -155,7 +157,7 @@ def _in_rgb(image: Image.Image) -> Image.Image:
         raise RefusedImage("has floating-point pixels, which have no range; convert it to 16 bits")
     if image.mode.startswith("I"):
         image = _from_integers(image)
-    elif image.mode == "La":  # Pillow converts it to nothing but LA
+    elif image.mode == "La":  # Pillow converts this mode only to LA
         image = image.convert("LA")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")

@@ -17,13 +17,13 @@ MOST = 2**63  # PyTorch's and NumPy's integers end there
 
 @dataclass(frozen=True)
 class Labels:
-    """`by_name`: the label of every image that has one. `missing`: labelled, but not there."""
+    """`by_name`: the label of every image that has one. `missing`: labels without an image."""
 
     by_name: dict[str, Label]
     missing: tuple[str, ...] = ()
 
     def remarks(self, images: int) -> tuple[str, ...]:
-        """How many labels and images belong together; nothing if there are no labels."""
+        """How many images have a label, and which labels have no image; none without labels."""
         if not (self.by_name or self.missing):
             return ()
         have = "image has" if images == 1 else "images have"
@@ -38,9 +38,9 @@ class Labels:
 def match_labels(content: Any, names: Sequence[str]) -> Labels:
     """The labels of a `dataset.json` for the images of these names.
 
-    Names are compared as `normal` writes them. A label of a name that is not there belongs to the
-    image that has the name with another extension, if there is but one, and one such label. Raises
-    ValueError for labels that can't be used, and for two names that are the same.
+    Names are compared as `normal` writes them. A label whose file is not there belongs to the image
+    with the same name and another extension, if there is exactly one such image and one such label.
+    Raises ValueError for labels that can't be used, and for two names that are the same.
     """
     labels = _checked(content)
     if not labels:
@@ -66,7 +66,7 @@ def _stem(name: str) -> str:
 
 
 def _distinct(names: Iterable[str], what: str) -> dict[str, str]:
-    """Every name by its normal form. Raises ValueError for two of one form."""
+    """Every name by its normal form. Raises ValueError if two names have one form."""
     found: dict[str, str] = {}
     for name in names:
         plain = normal(name)
@@ -117,7 +117,7 @@ def _fault(label: object) -> str:
         if not label:
             return "must not be an empty list"
         if not all(map(_is_finite, label)):
-            return "must hold finite numbers alone"
+            return "must hold only finite numbers"
         return ""
     if isinstance(label, bool) or not isinstance(label, int):
         return "must be a class, a whole number without a point, or a list of numbers"

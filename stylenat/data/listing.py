@@ -1,4 +1,4 @@
-"""Which files of a folder or a zip are images, and what is said of those that are none."""
+"""Which files of a folder or a zip are images, and what a user is told of the others."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def normal(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or a folder of a normal name begins with a point, as macOS marks its own."""
+    """Whether a part of a normal name begins with a dot, as the files that macOS adds do."""
     return name.startswith(".") or "/." in name
 
 
 def extension(name: str) -> str:
-    """Of a normal name, in small letters; empty if it has none."""
+    """The extension of a normal name, in small letters; empty if it has none."""
     return os.path.splitext(name.rpartition("/")[2])[1].lower()  # noqa: PTH122 (a name)
 
 
@@ -47,7 +47,7 @@ class Listing:
     unused_indices: list[str] = field(default_factory=list)
 
     def add(self, name: str, first_bytes: Callable[[str], bytes]) -> None:
-        """Sort in one file. Only those with a contact sheet's name are read, `READ_BYTES`."""
+        """Sort in one file. Only a file with a contact sheet's name is read, `READ_BYTES` of it."""
         plain = normal(name)
         file = plain.rpartition("/")[2]
         if is_hidden(plain):
@@ -89,7 +89,8 @@ def _count(number: int, what: str) -> str:
 def list_folder(root: Path) -> Listing:
     """What lies below a folder. Links are followed, unless they lead back up.
 
-    Raises OSError for a folder that can't be listed: else its images would be missing in silence.
+    Raises OSError for a folder that can't be listed; otherwise its images would be missing
+    without a word.
     """
     listing = Listing()
 
@@ -128,7 +129,7 @@ def _walk(
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # A link is asked through Path, which takes one that leads nowhere for no folder.
+    # A link is asked through Path, which answers False for a link that leads nowhere.
     return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
@@ -147,7 +148,7 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def refuse_run_folder(path: str, folder: Path) -> None:
-    """Raises ValueError for the folder of a run, and for those that a run makes in it."""
+    """Raises ValueError for the folder of a run, and for the folders that a run makes in it."""
     whole = Path(os.path.abspath(folder))  # noqa: PTH100 (links stay: their names are the user's)
     resolved = folder.resolve()
     parents = [p.parent for p in (whole, resolved) if p.name in (SAMPLES, CHECKPOINTS, SNAPSHOTS)]

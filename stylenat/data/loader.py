@@ -1,9 +1,9 @@
-"""Batches of images, read ahead by worker processes, in an order that depends on nothing else.
+"""Batches of images, read ahead by worker processes, in an order that the seed alone decides.
 
 Position p in a training run's stream of images, counted over all ranks from 0, shows image
-`permutation(seed, p // N)[p % N]` of N, flipped if a hash of (seed, p) is odd. In the place of an
-image that can't be read comes the next one of the epoch that can, past its end the first. So
-neither the number of ranks or workers nor where a run was interrupted changes what it sees.
+`permutation(seed, p // N)[p % N]` of N, flipped if a hash of (seed, p) is odd. If an image can't be
+read, the next one of the epoch that can be read takes its place; after the last comes the first. So
+neither the number of ranks or workers nor an interruption changes what a run sees.
 
 Legend: B images of a batch, H height, W width.
 """
@@ -54,8 +54,8 @@ def training_batches(
 
     The run has seen `start_nimg` images, of all ranks, before. Rank r has samples r,
     r + world_size, ... of a batch. Half the images are mirrored. Each of `workers` processes reads
-    ahead; 0 reads in this one. They end with the iterator, or with this process. Draws from no
-    global generator.
+    ahead; with 0, this process reads. They end with the iterator, or with this process. No global
+    random generator is used.
 
     An image that can't be read is named once, in the log (by other ranks than 0 in a warning), and
     replaced. Raises ValueError for a batch that the ranks can't share equally, and, later, one
@@ -109,12 +109,12 @@ def training_samples(
 
 
 def _index_at(position: int, seed: int, length: int, step: int = 0) -> int:
-    """The image at a position, or `step` places after it in the same epoch, which is a ring."""
+    """The image at a position, or `step` places later in its epoch; after the last, the first."""
     epoch, place = divmod(position, length)
     return int(_permutation(seed, epoch, length)[(place + step) % length])
 
 
-@functools.lru_cache(maxsize=2)  # batches lie in one epoch, or two; of a tiny data set, in many
+@functools.lru_cache(maxsize=2)  # a batch lies in one epoch or two; if few images, in many
 def _permutation(seed: int, epoch: int, length: int) -> np.ndarray:
     return random_state(seed, epoch).permutation(length)
 
@@ -131,7 +131,7 @@ def _tolerating(
     *,
     pin_memory: bool,
 ) -> Generator[Tensor, None, None]:
-    """The batches, while no more than `max_bad` images can't be read; each is told once."""
+    """The batches, until more than `max_bad` images can't be read; each of these is named once."""
     known: Bad = {}
     with closing(loaded):
         for batch_BHW3, bad in loaded:
@@ -160,7 +160,7 @@ def _load(
     workers: int,
     stopped: Callable[[], bool] = lambda: False,
 ) -> Generator[Any, None, None]:
-    """What the reader makes of each batch; the processes start with the first one."""
+    """What the reader gives for each batch; the processes start with the first batch."""
     with closing(in_order(_read, reader, batches, workers=workers, interrupted=stopped)) as read:
         yield from read
 

@@ -1,6 +1,6 @@
 """Images in an LMDB: LSUN as distributed, and the multi-resolution layout of StyleGAN2-pytorch.
 
-LSUN: one encoded image a key; the keys are arbitrary bytes. Multi-resolution: keys
+LSUN: one encoded image per key; the keys are arbitrary bytes. Multi-resolution: keys
 `{resolution}-{index:05d}`, and `length`, the number of images in decimal digits.
 """
 
@@ -34,8 +34,8 @@ _open: dict[str, tuple[int, Any]] = {}
 def environment(folder: str) -> Any:
     """This process's lmdb.Environment of a folder, read-only.
 
-    Raises ValueError for a folder whose `data.mdb` is no LMDB or was cut short (LMDB maps the file,
-    and to touch what is missing would end the process), and without the lmdb package.
+    Raises ValueError for a folder whose `data.mdb` is no LMDB or was cut short, and without the
+    lmdb package. (LMDB maps the file: reading the missing part would end the process.)
     """
     try:
         import lmdb
@@ -62,7 +62,7 @@ def environment(folder: str) -> Any:
 
 @contextlib.contextmanager
 def reading(folder: str) -> Iterator[Any]:
-    """A transaction. Raises RefusedImage where LMDB finds the file damaged."""
+    """A transaction. Raises RefusedImage if LMDB finds the file damaged."""
     opened = environment(folder)
     import lmdb
 
@@ -104,7 +104,7 @@ class LMDBSource(ImageSource):
 
 
 class LSUNSource(LMDBSource):
-    """Every entry an image, in the order of the keys."""
+    """A database whose every entry is an image, in the order of the keys."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -168,7 +168,7 @@ def stored_resolutions(path: str) -> list[int]:
             prefix, dash, _ = cursor.key().partition(b"-")
             if dash and prefix.isdigit():
                 found.append(int(prefix))
-            # The keys are sorted: on to the first one after this prefix and its dash.
+            # The keys are sorted: go on to the first one after this prefix and its dash.
             at_entry = cursor.set_range(prefix + b"." if dash else cursor.key() + b"\0")
     return sorted(found)
 
@@ -178,7 +178,7 @@ class Keys:
 
     def __init__(self, data: np.ndarray, ends: np.ndarray) -> None:
         self.data = data  # uint8, the strings one after another
-        self.ends = ends  # int64, one a string
+        self.ends = ends  # int64, one per string
 
     def __len__(self) -> int:
         return len(self.ends)

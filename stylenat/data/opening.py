@@ -1,4 +1,4 @@
-"""One way in: whatever the path names, an ImageSource."""
+"""The one way to open a data set: an ImageSource of whatever the path names."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def open_images(
     """The images of a folder, zip, LMDB or CIFAR archive, or `faces:N` for N drawn faces.
 
     With `resolution`, every image must have that size, or is scaled and cropped to it if `resize`
-    names a filter. `max_images` takes that many at random; `seed` is that of the choice and of the
-    faces. Raises ValueError, one sentence, for a data set that can't be used, its first images
-    among it, and OSError for a path that can't be opened.
+    names a filter. `max_images` takes that many at random. `seed` decides which ones, and which
+    faces are drawn. Raises ValueError, one sentence, for a data set that can't be used or whose
+    first images can't be read, and OSError for a path that can't be opened.
     """
     for name, value in (("resolution", resolution), ("max_images", max_images)):
         if value is not None and value < 1:
@@ -53,7 +53,7 @@ def open_images(
             source = ScaledSource(source, resolution=resolution, resize=resize)
         elif not isinstance(source, FacesSource):
             source = SizedSource(source, resolution=resolution)
-    source.readable(0)  # else the first error would come after the networks have been built
+    source.readable(0)  # otherwise the first error would come after the networks are built
     return source
 
 
@@ -68,8 +68,8 @@ def check_seed(seed: int) -> None:
 def open_unscaled(path: str, *, wanted: int | None, exactly: bool, seed: int) -> ImageSource:
     """The images as they are stored.
 
-    Of several stored resolutions the `wanted` one is taken; if it need not be met `exactly`, the
-    next larger one, or the largest. Raises what `open_images` raises.
+    Of several stored resolutions the `wanted` one is taken. If it is not there and need not be met
+    `exactly`, the next larger one is taken, or the largest. Raises what `open_images` raises.
     """
     if path.startswith(FACES):
         return _faces(path, wanted, seed)

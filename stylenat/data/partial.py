@@ -1,8 +1,8 @@
-"""A data set's zip while it is made: it survives a kill, and goes on where it was.
+"""A data set's zip while it is made: it survives a kill, and can be continued.
 
 Beside DEST.zip there is a folder `.DEST.zip.partial` with `images.zip`, whose members stand in the
-order of the source; `journal.jsonl`, one line an image of the source; and `settings.json`, what the
-images were made of and how. The zip's own directory is written at the end. A member counts if its
+order of the source; `journal.jsonl`, one line per image; and `settings.json`, from what the images
+were made and how. The zip's own directory is written at the end. A member counts if its
 journal line and its bytes are whole.
 """
 
@@ -37,9 +37,9 @@ class Entry:
 class PartialZip:
     """Begins, or continues, the zip of `dest`.
 
-    `entries`: what is already there, in the source's order. `restarted`: whether something was
-    there and is given up, since it was made with other settings. Raises ValueError while another
-    process is at it.
+    `entries`: what is already there, in the source's order. `restarted`: whether unfinished work
+    was given up, since it was made with other settings. Raises ValueError if another process is
+    making the same zip.
     """
 
     def __init__(self, dest: Path, settings: dict[str, Any]) -> None:
@@ -111,7 +111,7 @@ class PartialZip:
             self._journal.write(json.dumps(asdict(entry)).encode() + b"\n")
 
     def flush(self) -> None:
-        """What was added so far outlives this process."""
+        """Hand over to the system what was added so far; then it survives this process."""
         with naming(self._zip_path):
             self._file.flush()
         with naming(self._journal_path):
@@ -136,7 +136,7 @@ class PartialZip:
         self._remove()
 
     def close(self) -> None:
-        """Let go of the files; what is unfinished stays."""
+        """Close the files; unfinished work stays."""
         try:
             with naming(self._zip_path):
                 self._file.close()
@@ -153,7 +153,7 @@ class PartialZip:
 
 
 def partial_folder(dest: Path) -> Path:
-    """Where the zip lies until it is whole: beside it, since only there a rename is one step."""
+    """Where the unfinished zip lies: beside its place, since only there a rename is one step."""
     place = Path(os.path.realpath(dest)) if dest.is_symlink() else dest
     return place.with_name(f".{place.name}.partial")
 
@@ -167,7 +167,7 @@ def _parsed(line: bytes) -> Entry | None:
 
 
 def _member(number: int, size: int, crc: int, *, offset: int) -> zipfile.ZipInfo:
-    """StyleGAN's names: 00000/img00000000.png, a thousand images a folder."""
+    """StyleGAN's names: 00000/img00000000.png, a thousand images per folder."""
     digits = f"{number:08d}"
     member = _info(f"{digits[:5]}/img{digits}.png")
     member.header_offset, member.CRC = offset, crc

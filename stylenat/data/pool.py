@@ -1,8 +1,8 @@
-"""Work on a data set, shared out to processes; results in order, and no wait without an end.
+"""Work on a data set, shared out to processes; results come in order, and no wait is endless.
 
 Each process has a socket to this one. A message is a file of its own in memory, whose descriptor
-goes over the socket: it arrives whole or not at all, nobody waits in the middle of one, and it
-takes no room in /dev/shm, of which a container has little.
+goes over the socket. So it arrives whole or not at all, and nobody waits in the middle of
+one. Messages take no room in /dev/shm, which is small in containers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Job = TypeVar("Job")
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-TASKS_AHEAD = 2  # at each process: the one that it works at, and the next
+TASKS_AHEAD = 2  # tasks per process: the one that it works at, and the next
 POLL_SECONDS = 0.2
 JOIN_SECONDS = 5.0
 TIMEOUT_VARIABLE, TIMEOUT_SECONDS = "STYLENAT_DATA_TIMEOUT", 300.0
@@ -77,7 +77,7 @@ def in_order(
     workers: int,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Generator[Result, None, None]:
-    """`function(job, task)` of every task, in order, computed by `workers` processes, or here if 0.
+    """`function(job, task)` of every task, in order, by `workers` processes; by this one if 0.
 
     The function and the job, which each process gets once, must be picklable, and so must results.
     The processes start now, and end with the iterator, or with this process, however it ends. What
@@ -126,7 +126,7 @@ def _results(
         while asked:
             answer = _answer_of(asked.popleft(), interrupted, timeout)
             if isinstance(answer, _Failure):
-                if not isinstance(answer.error, ValueError | OSError):  # those are for users
+                if not isinstance(answer.error, ValueError | OSError):  # those errors are for users
                     answer.error.add_note(answer.trace)
                 raise answer.error
             ask(1)
@@ -183,7 +183,7 @@ def _start(function: Callable[..., Any], job: Any) -> _Worker:
 
 
 def _end(workers: list[_Worker]) -> None:
-    """Kill, since a worker that reads may hear nothing else; then do not wait for ever either."""
+    """Kill the workers, since one that is reading may notice nothing else; wait only so long."""
     for worker in workers:
         worker.process.kill()
     for worker in workers:
@@ -192,7 +192,7 @@ def _end(workers: list[_Worker]) -> None:
         worker.channel.close()
 
 
-# In a worker.
+# What runs in a worker.
 
 
 def _serve(channel: socket.socket, function: Callable[[Any, Any], Any], job: Any) -> None:
@@ -233,7 +233,7 @@ def _answer(channel: socket.socket, answer: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """Otherwise a worker that reads would go on for a while after its parent was killed."""
+    """End this process when its parent ends: a worker that reads would notice only later."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

@@ -1,4 +1,4 @@
-"""Any data set to StyleGAN's: a zip of square PNG files of one size, with `dataset.json`.
+"""Make a data set as StyleGAN has it: a zip of square PNG files of one size, `dataset.json`.
 
 Legend: R resolution.
 """
@@ -34,7 +34,7 @@ from stylenat.progress import progress_bar
 from stylenat.text import listed, printable, shown
 
 CHUNK = 8  # images per task
-HOPELESS = 1000  # bad images beyond the permitted ones: the rest need not be looked at
+HOPELESS = 1000  # bad images beyond the permitted ones; then the work stops early
 MOST_SIDE = 8192  # of the images to write; a square of it stays below the readers' limit
 _FORMAT = 2  # of an unfinished zip
 
@@ -64,10 +64,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Report:
-    """What was made: `images` in the zip, of them `enlarged` from smaller ones.
+    """What was made: `images` are in the zip, and `enlarged` of them were smaller.
 
-    `skipped`: names and reasons. `resumed`: how many an earlier run had looked at; `restarted`:
-    whether an earlier run's work was given up, since its source or settings were others.
+    `skipped`: names and reasons. `resumed`: how many images an earlier run had looked at.
+    `restarted`: whether an earlier run's work was given up, since its source or settings differed.
     `labelled`: how many of the images have a label in the source; the zip has labels only if all
     have. `remarks`: the source's, on labels and on files that are no images.
     """
@@ -94,9 +94,10 @@ def prepare(
 ) -> Report:
     """Write the images of `source_path` to the zip `dest`, which appears when it is whole.
 
-    `max_images` of them, chosen at random by `seed`, which is also that of drawn faces. At most
-    `max_bad` images may be unusable; they are left out. `workers` processes, by default one a
-    processor; their number changes no byte. If interrupted, the same call continues.
+    `max_images` takes that many at random. `seed` decides which ones, and which faces are drawn. At
+    most `max_bad` images may be unusable; they are left out. `workers` processes share the work, by
+    default one per processor; their number changes no byte. After an interruption, the same call
+    continues.
 
     Raises ValueError or OSError, one sentence, for a source or place that can't be used, and for
     too many bad images.
@@ -105,7 +106,7 @@ def prepare(
     _check_numbers(max_images=max_images, max_bad=max_bad, workers=workers, seed=seed)
     _check_dest(dest, source_path, overwrite=overwrite)
     source = open_unscaled(source_path, wanted=settings.resolution, exactly=False, seed=seed)
-    source.label(0)  # labels that can't be used end it here
+    source.label(0)  # raises now if the labels can't be used
     if max_images is not None and max_images < len(source):
         source = SubsetSource(source, max_images, seed=seed)
     identity = {**dataclasses.asdict(settings), "source": source.fingerprint(), "format": _FORMAT}
@@ -132,7 +133,7 @@ def _check_numbers(*, max_images: int | None, max_bad: int, workers: int | None,
 
 
 def _check_dest(dest: Path, source_path: str, *, overwrite: bool) -> None:
-    """All that can be known of the place before the work begins."""
+    """Check all that can be known of the place before the work begins."""
     if dest.suffix.lower() != ".zip":
         raise ValueError(f"DEST must be a .zip: {dest}")
     refuse_overwriting(dest, source_path)
@@ -168,7 +169,7 @@ def _add_images(
         workers = available_processors()
     workers = min(workers, len(chunks))
     bad = sum(entry.skipped is not None for entry in partial.entries)
-    # Processes before the progress bar: its thread might hold a lock while they are forked.
+    # The processes come before the progress bar, whose thread might hold a lock in a fork.
     with (
         closing(in_order(_make_chunk, (source, settings), chunks, workers=workers)) as results,
         progress_bar(f"Preparing {printable(partial.dest.name)}", stop) as advance,
@@ -210,7 +211,9 @@ def _make(source: ImageSource, settings: Settings, index: int) -> _Made:
 
 def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)  # a photograph: a third of the time, 7 % larger
+    image.save(
+        file, "PNG", compress_level=1
+    )  # for a photograph a third of the time, and 7 % larger
     return file.getvalue()
 
 
@@ -249,7 +252,7 @@ def _report(partial: PartialZip, resumed: int, remarks: tuple[str, ...]) -> Repo
 def _about(
     source: ImageSource, settings: Settings, report: Report, max_images: int | None, seed: int
 ) -> dict[str, Any]:
-    """What `dataset.json` says of the zip's making: names, but no place on this machine."""
+    """What `dataset.json` says of how the zip was made: names, but no paths of this machine."""
     return {
         "source": source.title,
         "resolution": settings.resolution,

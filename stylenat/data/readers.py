@@ -24,12 +24,12 @@ from stylenat.data.source import ImageSource, Label, hashed
 from stylenat.marks import READ_BYTES
 from stylenat.text import listed, printable
 
-# Of the other methods zipfile unpacks a whole member at once, whatever size it claims.
+# With other methods zipfile unpacks a whole member at once, whatever size it claims.
 BOUNDED_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class NamedFiles(ImageSource):
-    """Encoded images by name, sorted; `dataset.json` among them may label them."""
+    """Encoded images, sorted by name; a `dataset.json` among them may hold labels."""
 
     def __init__(self, path: str, listing: Listing) -> None:
         self.path = path
@@ -60,12 +60,12 @@ class NamedFiles(ImageSource):
 
     @property
     def labels(self) -> dict[str, Label]:
-        """Those of the images, by name. Raises ValueError for labels that can't be used."""
+        """The labels of the images, by name. Raises ValueError for labels that can't be used."""
         return self.matched.by_name
 
     @functools.cached_property
     def matched(self) -> Labels:
-        """The labels of `dataset.json`. Raises ValueError for some that can't be used."""
+        """The labels of `dataset.json`. Raises ValueError if some can't be used."""
         content = self.index()
         try:
             return match_labels(content.get("labels"), self.names)
@@ -124,7 +124,7 @@ class FolderSource(NamedFiles):
 def _size_and_time(file: Path) -> tuple[int, int]:
     try:
         state = file.stat()
-    except OSError:  # no index; or a broken link, named when it is read
+    except OSError:  # there is no index, or a broken link, which is named when it is read
         return -1, -1
     return state.st_size, state.st_mtime_ns
 
@@ -146,7 +146,7 @@ class ZipSource(NamedFiles):
                 listing.add(name, self._first_bytes)
         listing.run_folders += run_folders
         for name in () if listing.images else members:
-            if name.endswith("data.mdb"):  # LSUN comes so
+            if name.endswith("data.mdb"):  # LSUN is distributed like this
                 sentence = f"{path} holds an LMDB, {name}: unpack it, and name its folder"
                 raise ValueError(printable(sentence))
         super().__init__(path, listing)
@@ -179,11 +179,11 @@ class ZipSource(NamedFiles):
         member = archive.getinfo(name)
         refuse_bytes(member.file_size)
         if member.compress_type not in BOUNDED_METHODS:
-            raise RefusedImage("is packed by another method than deflate; pack the zip anew")
+            raise RefusedImage("is compressed by another method than deflate; make the zip again")
         try:
             with archive.open(member) as file:
                 return file.read(member.file_size)  # no more, whatever the data would unpack to
-        except Exception as error:  # zlib's, lzma's, struct's, or for a wrong CRC zipfile's own
+        except Exception as error:  # from zlib, lzma or struct, or from zipfile for a wrong CRC
             raise RefusedImage(printable(f"is damaged within the zip: {error}")) from error
 
     def fingerprint(self) -> str:

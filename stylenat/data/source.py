@@ -1,4 +1,4 @@
-"""What every data set offers, whatever its format; and subsets and sizes on top of it.
+"""What every data set offers, whatever its format; subsets and scaling on top of that.
 
 Legend: H height, W width, R resolution.
 """
@@ -18,7 +18,7 @@ from stylenat.data.faces import DRAWING_VERSION, draw_face
 from stylenat.data.images import ImageError, RefusedImage, scale_and_crop
 from stylenat.text import printable, shell_word
 
-MOST_UNREADABLE = 100  # images in a row; more are no accident
+MOST_UNREADABLE = 100  # images in a row; more than that are no accident
 
 Label = int | list[float]  # StyleGAN's: a class, or numbers such as a camera's
 
@@ -26,9 +26,9 @@ Label = int | list[float]  # StyleGAN's: a class, or numbers such as a camera's
 class ImageSource(ABC):
     """A data set, by index. It can be pickled, and opens its files once in each process.
 
-    A data set defines `image`; all that gives pixels goes through it.
+    A subclass defines `image`; everything that gives pixels calls it.
 
-    `path`: as the user gave it. `resolution`: the side of every image, None where that is not
+    `path`: as the user gave it. `resolution`: the side of every image, None if that is not
     known beforehand.
     """
 
@@ -54,9 +54,9 @@ class ImageSource(ABC):
         return np.array(image)
 
     def readable(self, index: int) -> int:
-        """The first index from this one on, after the last one 0, whose image can be read.
+        """The first index from this one on whose image can be read; after the last comes 0.
 
-        Where 100 in a row can't, raises the first one's ImageError; others of `image` at once.
+        Raises the first ImageError if 100 in a row can't be read, and other errors at once.
         """
         refused: ImageError | None = None
         for step in range(min(MOST_UNREADABLE, len(self))):
@@ -72,14 +72,14 @@ class ImageSource(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """The file within the folder, the zip's member or the database's key."""
+        """The name of the file within the folder, of the zip's member, or of the database's key."""
 
     def place(self, index: int) -> str:
         """Where the image is, for messages."""
         return printable(f"{self.path}: {self.name(index)}")
 
     def label(self, index: int) -> Label | None:
-        """The image's label where the data set has labels."""
+        """The image's label if the data set has labels."""
         return None
 
     @property
@@ -89,7 +89,7 @@ class ImageSource(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hash that differs where the images do, found without reading them; hexadecimal."""
+        """A hexadecimal hash that differs if the images differ; the images are not read for it."""
 
     def describe(self) -> str:
         """One line: name, number and size of the images."""
@@ -230,7 +230,7 @@ class ScaledSource(_Derived):
 
 
 class SizedSource(_Derived):
-    """A data set all of whose images must be [R, R]; another one is refused when it is read."""
+    """A data set whose images must all be [R, R]; another size is refused when it is read."""
 
     def __init__(self, source: ImageSource, *, resolution: int) -> None:
         super().__init__(source)
@@ -241,7 +241,7 @@ class SizedSource(_Derived):
         width, height = image.size
         side = self.resolution
         if (width, height) != (side, side):
-            # No ImageError: nothing is wrong with the image, and another one is no remedy.
+            # No ImageError: nothing is wrong with the image, so another one must not replace it.
             command = f"stylenat prepare {shell_word(self.path)} DEST.zip --resolution {side}"
             raise ValueError(
                 f"{self.place(index)} must be {side}x{side}: it is {width}x{height}; run "
@@ -251,5 +251,5 @@ class SizedSource(_Derived):
 
 
 def random_state(*seeds: int) -> np.random.RandomState:
-    """Random numbers of one or more non-negative seeds; NumPy keeps this generator's stream."""
+    """Random numbers of one or more non-negative seeds; no NumPy version changes this stream."""
     return np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seeds)))

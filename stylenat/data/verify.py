@@ -21,7 +21,7 @@ Checked = tuple[tuple[int, int] | None, str]  # width and height, or None and th
 
 @dataclass(frozen=True)
 class Verified:
-    """A zip all of whose images can be read and have one size."""
+    """A zip whose images can all be read and have one size."""
 
     images: int
     width: int
@@ -75,7 +75,7 @@ def _check(source: ZipSource, index: int) -> Checked:
 
 
 def _expected_size(source: ZipSource, sizes: list[Checked]) -> tuple[int, int]:
-    """That which `stylenat prepare` noted, else that of the first image."""
+    """The size that `stylenat prepare` noted, or otherwise that of the first image."""
     about = _about(source)
     if isinstance(about.get("resolution"), int):
         return about["resolution"], about["resolution"]
@@ -85,13 +85,13 @@ def _expected_size(source: ZipSource, sizes: list[Checked]) -> tuple[int, int]:
 def _about(source: ZipSource) -> dict[str, Any]:
     try:
         about = source.index().get("stylenat")
-    except ValueError:  # a fault of its own
+    except ValueError:  # which is a fault of its own
         return {}
     return about if isinstance(about, dict) else {}
 
 
 def _faults_of_index(source: ZipSource) -> list[str]:
-    """What is wrong with `dataset.json`; nothing where there is none."""
+    """What is wrong with `dataset.json`; nothing if there is none."""
     try:
         missing = source.matched.missing
     except ValueError as error:

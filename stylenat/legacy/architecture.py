@@ -1,6 +1,6 @@
 """What network a published checkpoint holds.
 
-Each field comes from the checkpoint's own args where they hold it, else from the user's config,
+Each field comes from the checkpoint's own args if they hold it, else from the user's config,
 else from the tensors' shapes. Afterwards every shape is compared with what was found. Dilations
 leave no trace in a shape: they must be in the args or in the config.
 """
@@ -108,7 +108,7 @@ def generator_config(
 ) -> GeneratorConfig:
     """The generator that a state dict with these `shapes` holds; `config` fills what args lack.
 
-    Raises ValueError where a field has no source, is malformed, or makes no network.
+    Raises ValueError if a field has no source, is malformed, or makes no network.
     """
     settings = Settings(args, "generator")
     count = _count_levels(settings, shapes, r"layers\.(\d+)\.", smallest=4)
@@ -278,6 +278,6 @@ def _published_channels(resolution: int, multiplier: int) -> int:
 
 
 def _side(shapes: Shapes, name: str, axis: int, default: int) -> int:
-    """A side of a tensor; the published one where it is missing, which is reported later."""
+    """A side of a tensor; the published one if it is missing, which is reported later."""
     shape = shapes.get(name, ())
     return shape[axis] if axis < len(shape) and shape[axis] else default

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stylenat.config import RunConfig
-from stylenat.export import refuse_more_layers
+from stylenat.export import DISCRIMINATOR, GENERATOR, refuse_more_layers
 from stylenat.files import user_path
 from stylenat.legacy.architecture import discriminator_config, generator_config
 from stylenat.legacy.archive import OfficialCheckpoint, official
@@ -38,13 +38,13 @@ def convert_checkpoint(
     Also of a training state, RUN/checkpoints/NIMG.pt, whose architecture is in `config`, or else in
     RUN/config.yaml. Of a published file:
 
-    The architecture comes from the checkpoint's own args, field by field; from `config` where they
-    are silent, cut to the checkpoint's size where it is larger; else from the shapes, which do not
+    The architecture comes from the checkpoint's own args, field by field; from `config` if they
+    are silent, cut to the checkpoint's size if it is larger; else from the shapes, which do not
     tell dilations. Weights in another floating type become float32. Truncation's `w_avg` is left
     unknown: no published file has it.
 
     Raises OSError for a file that cannot be read, and ValueError, one sentence that names the file,
-    where it is refused (see `read_official`), lacks the network or its architecture, or where a
+    if it is refused (see `read_official`), lacks the network or its architecture, or if a
     tensor is missing, left over, of another shape or type, not finite, or a filter unlike ours.
     """
     if which not in NETWORKS:
@@ -119,11 +119,11 @@ def _empty_network(
             found_d = discriminator_config(
                 args, shapes, None if model is None else model.discriminator
             )
-            refuse_more_layers(found_d, len(official))
+            refuse_more_layers(DISCRIMINATOR, found_d, len(official))
             with torch.device("meta"):
                 return Discriminator(found_d)
         found_g = generator_config(args, shapes, None if model is None else model.generator)
-        refuse_more_layers(found_g, len(official))
+        refuse_more_layers(GENERATOR, found_g, len(official))
         with torch.device("meta"):
             return Generator(found_g)
     except RuntimeError as error:  # more elements than an integer counts

@@ -51,7 +51,7 @@ def official_sources(
     """The source of every native tensor but w_avg, which no published file has.
 
     The names in `official` only tell how a block keeps its bias tables: the first StyleNAT had two
-    a block, `rpb0` and `rpb1`, also where both halves of the heads saw one neighborhood.
+    a block, `rpb0` and `rpb1`, also if both halves of the heads saw one neighborhood.
     """
     state = network.state_dict()
     native = {name: tuple(x.shape) for name, x in state.items() if name not in NATIVE_ONLY}

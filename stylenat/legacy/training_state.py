@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stylenat import __version__
 from stylenat.config import RunConfig, load_config
-from stylenat.export import build_network
+from stylenat.export import DISCRIMINATOR, GENERATOR, build_network
 from stylenat.layout import RunPaths
 from stylenat.models.discriminator import Discriminator
 from stylenat.models.generator import Generator
@@ -31,7 +31,7 @@ def network_of_state(
     """The network `which` (g_ema, g or d) in float32, in eval mode; its memory is its own.
 
     Built by `config`, otherwise by the config.yaml of the run that the file lies in. Raises
-    ValueError, one sentence that names the file, where there is none or it is another network's.
+    ValueError, one sentence that names the file, if there is none or it is another network's.
     """
     state = fields(content)
     if state["format"] != FORMAT:
@@ -47,12 +47,9 @@ def network_of_state(
         raise ValueError(printable(f"{path}, {NAMES[which]}: {odd[0]} is no plain tensor"))
     own: dict[str, Tensor] = {name: value.detach().clone() for name, value in tensors.items()}
     kind, model = (
-        ("discriminator", config.model.discriminator)
+        (DISCRIMINATOR, config.model.discriminator)
         if which == "d"
-        else (
-            "generator",
-            config.model.generator,
-        )
+        else (GENERATOR, config.model.generator)
     )
     try:
         network = build_network(kind, model, own)

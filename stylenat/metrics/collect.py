@@ -42,7 +42,7 @@ class Stopped(Exception):
 
 @dataclass(frozen=True)
 class Features:
-    """Of all ranks' images: their Gaussian, and where asked for all of them, [N, D] float32."""
+    """Of all ranks' images: their Gaussian, and if asked for all of them, [N, D] float32."""
 
     count: int
     gaussian: Gaussian
@@ -82,10 +82,10 @@ def collect(
     description: str | None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Feed this rank's batches of `num` images; a progress bar where there is a description.
+    """Feed this rank's batches of `num` images; a progress bar if there is a description.
 
     Whatever reads the batches has ended when this returns or raises.
-    Raises Stopped, on all ranks, where `stopped` was true on one of them between two batches.
+    Raises Stopped, on all ranks, if `stopped` was true on one of them between two batches.
     """
     positions = own_share(range(num))
     seen, is_stopped = 0, False

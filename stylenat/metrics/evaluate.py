@@ -45,7 +45,7 @@ class Evaluator:
     """Measures generators against one data set, whose own side is taken once, when it is built.
 
     `metrics`: names out of `choices.METRICS`. `num` images are generated and compared with `num` of
-    the data set, drawn with a seed of their own; with all where it has fewer. No mirroring. `mode`,
+    the data set, drawn with a seed of their own; with all if it has fewer. No mirroring. `mode`,
     `weights` and `trust_weights` choose the feature network (see `find_weights`). `reference` is an
     .npz file in place of `data`, for fid alone. `seed` chooses other generated images: run s takes
     the seeds from `s * num`.

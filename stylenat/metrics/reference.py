@@ -51,7 +51,7 @@ def reference_features(
     """The features of a data set's images, all of them with `keep`; called by all ranks.
 
     Computed once: the cache is asked for the same images, mode and weights. A file with all
-    features serves where only their Gaussian is needed. Raises OSError where the cache folder
+    features serves if only their Gaussian is needed. Raises OSError if the cache folder
     cannot be used.
     """
     key = {
@@ -100,7 +100,7 @@ def _save_features(features: Features, path: Path) -> None:
 def _load_features(
     path: Path, count: int, network: FeatureNetwork, *, keep: bool
 ) -> Features | None:
-    """What `_save_features` wrote; None where it is absent or damaged, to be computed again."""
+    """What `_save_features` wrote; None if it is absent or damaged, to be computed again."""
     try:
         names = {"mu", "sigma", "count"} | ({"features"} if keep else set())
         arrays = _read_npz(path, names)
@@ -116,7 +116,7 @@ def _load_features(
 def load_reference(path: str | Path, network: FeatureNetwork) -> Gaussian:
     """The Gaussian in an .npz file with the keys mu [D] and sigma [D, D], as pytorch-fid writes it.
 
-    Raises OSError where it cannot be read, and ValueError where it holds anything else.
+    Raises OSError if it cannot be read, and ValueError if it holds anything else.
     """
     try:
         return _gaussian(_read_npz(path, {"mu", "sigma"}), network)

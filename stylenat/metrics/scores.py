@@ -25,7 +25,7 @@ class Scores:
         return self.values[name]
 
     def rank_by(self, metric: str) -> float:
-        """One number that is lower where the images are better: see `Metric.rank`."""
+        """One number that is lower if the images are better: see `Metric.rank`."""
         return TABLE[metric].rank(self.values)
 
     def summary(self) -> str:

@@ -95,7 +95,7 @@ def score(
     images = open_images(model) if generator is None else None
     if compiled:
         if generator is None:
-            raise ValueError(f"--compile is for models, and {model} is a set of images")
+            raise ValueError(f"--compile is for models, but {model} is a set of images")
         compile_synthesis(generator)
     side = None if generator is None else generator.resolution
     reference = _open_data(protocol, side, images)

@@ -228,7 +228,8 @@ def sliced_wasserstein(a_ND: Tensor, b_ND: Tensor, *, seed: int) -> float:
         a_CN, b_CN = (_sorted_projections(x_ND, chunk_CD) for x_ND in (a_ND, b_ND))
         if a_CN.shape != b_CN.shape:
             raise ValueError(
-                f"swd takes as many patches of either kind: {a_CN.shape[1]}, {b_CN.shape[1]}"
+                "swd needs the same number of patches on both sides: "
+                f"{a_CN.shape[1]}, {b_CN.shape[1]}"
             )
         total += float((a_CN - b_CN).abs().mean(dim=1, dtype=torch.float64).sum())
     return total / DIRECTIONS

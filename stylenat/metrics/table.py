@@ -24,7 +24,7 @@ NETWORK_NEEDS: frozenset[Need] = frozenset({"gaussian", "features_ND"})
 
 @dataclass(frozen=True)
 class Collected:
-    """What was taken from the images of one side; None where no metric needs it."""
+    """What was taken from the images of one side; None if no metric needs it."""
 
     gaussian: Gaussian | None = None  # of the features
     features_ND: Tensor | None = None
@@ -38,7 +38,7 @@ class Metric:
     `needs` names the field of `Collected` that `values` takes, of the generated images first, then
     of the reference. `values` gives one or more numbers by name and is called by all ranks.
     `fewest` images are taken on either side. `rank` makes one number of those values that is lower
-    where the images are better. `settings` are written to the protocol. `takes_file`: a file of
+    if the images are better. `settings` are written to the protocol. `takes_file`: a file of
     reference statistics can stand in for the data set.
     """
 
@@ -92,7 +92,7 @@ def rows_of(names: Iterable[str]) -> list[Metric]:
     """Their rows. Raises ValueError for no names, or one that no metric has."""
     names = list(names)
     if not names:
-        raise ValueError(f"there must be a metric: one or more of {', '.join(METRICS)}")
+        raise ValueError(f"name at least one metric of {', '.join(METRICS)}")
     for name in names:
         if name not in TABLE:
             raise ValueError(f"unknown metric {shown(name)}; choose from {', '.join(METRICS)}")
@@ -100,14 +100,14 @@ def rows_of(names: Iterable[str]) -> list[Metric]:
 
 
 def require_enough(rows: Sequence[Metric], count: int, which: str) -> None:
-    """Raises ValueError where a metric takes more images than these."""
+    """Raises ValueError if a metric takes more images than these."""
     for row in rows:
         if count < row.fewest:
             raise ValueError(f"{row.name} takes at least {row.fewest} images {which}: {count}")
 
 
 def require_file_suffices(rows: Sequence[Metric]) -> None:
-    """Raises ValueError where a metric needs more than a file of reference statistics holds."""
+    """Raises ValueError if a metric needs more than a file of reference statistics holds."""
     if not all(row.takes_file for row in rows):
         able = _in_words([row.name for row in TABLE.values() if row.takes_file])
         others = _in_words([row.name for row in TABLE.values() if not row.takes_file])

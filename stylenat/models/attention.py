@@ -55,7 +55,7 @@ class HydraAttention(_MultiHeadAttention):
 
     StyleNAT (arXiv 2211.05770), section 3.2: the heads are split, and every part attends with its
     own kernel size and dilation. All groups run in one call, on views of the projection.
-    Raises ValueError where the groups' heads do not add up to `heads`.
+    Raises ValueError if the groups' heads do not add up to `heads`.
     """
 
     def __init__(

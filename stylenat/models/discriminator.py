@@ -43,7 +43,7 @@ class DiscriminatorConfig:
 
     `spectral_norm` divides every weight by its largest singular value; without it learning rates
     are equalised. The minibatch standard deviation is taken over groups of `stddev_group` images
-    (or the whole batch where that is smaller) and adds `stddev_features` channels.
+    (or the whole batch if that is smaller) and adds `stddev_features` channels.
     Raises ValueError, naming the rule, for values that make no network.
     """
 
@@ -81,7 +81,7 @@ class DiscriminatorConfig:
 
 
 class Discriminator(nn.Module):
-    """Images [B, 3, S, S] -> logits [B, 1], positive where the image seems real.
+    """Images [B, 3, S, S] -> logits [B, 1], positive if the image seems real.
 
     Images come in the pixel space that the generator works in. An image pyramid enters in
     wavelets, at every level; a block halves the features from each level to the next, down to 4x4.
@@ -220,7 +220,7 @@ def minibatch_stddev(x: Tensor, *, group: int, features: int) -> Tensor:
     x_GMFCHW = x.view(group, batch // group, features, channels // features, height, width)
     # torch.var over a leading dimension takes several times as long on a CPU.
     variance = (x_GMFCHW - x_GMFCHW.mean(dim=0)).square().mean(dim=0)
-    # 1e-8 keeps the root differentiable where all images of a group agree.
+    # 1e-8 keeps the root differentiable if all images of a group agree.
     stddev = (variance + 1e-8).sqrt()
     return (
         stddev.mean(dim=(2, 3, 4)).repeat(group, 1)[:, :, None, None].expand(-1, -1, height, width)

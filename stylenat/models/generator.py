@@ -35,7 +35,7 @@ W_AVG_LATENTS = 10_000
 class Generator(nn.Module):
     """Latents z [B, z_dim], standard normal -> images [B, 3, R, R] in `config.pixel_space`.
 
-    `w_avg` [S] is the mean of w, known where `w_avg_samples` (how many w it was taken from) is not
+    `w_avg` [S] is the mean of w, known if `w_avg_samples` (how many w it was taken from) is not
     0; truncation needs it.
     """
 
@@ -75,7 +75,7 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Images [B, 3, R, R] of latents [B, z_dim], one w for all blocks.
 
-        The first `truncation_cutoff` ws (all where None) become `w_avg + psi * (w - w_avg)`
+        The first `truncation_cutoff` ws (all if None) become `w_avg + psi * (w - w_avg)`
         (StyleGAN, arXiv 1812.04948, appendix B). Where w_avg is unknown it is estimated in every
         such call; `store_w_avg` does that once. Raises ValueError for another shape of z, a psi
         that is no finite number, a cutoff outside 0..num_ws, and as `mapping` does.

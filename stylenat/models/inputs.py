@@ -30,7 +30,7 @@ def check_input(
 
 
 def _is_autocast(x: Tensor) -> bool:
-    """Whether autocast gives x another dtype where it is needed."""
+    """Whether autocast gives x another dtype if it is needed."""
     device_type = x.device.type
     return (
         torch.amp.is_autocast_available(device_type)

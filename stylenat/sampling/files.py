@@ -52,7 +52,7 @@ def write_samples(
     """Write `seed0000.png` ... to `outdir`, and `grid.png` of the first seeds: columns, rows.
 
     Every rank takes the seeds at its own positions, rank 0 writes the sheet. Every file is whole or
-    not there. Raises ValueError for no seeds, OSError where the folder cannot be written.
+    not there. Raises ValueError for no seeds, OSError if the folder cannot be written.
     """
     check_seeds(seeds, scheme)
     if not len(seeds):  # an array has no truth

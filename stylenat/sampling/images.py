@@ -33,7 +33,7 @@ def generate(
 
     A seed gives the same image whatever the batch, up to the rounding of matrix products, which
     depends on their size: about 4 values in 100,000 differ by 1. The generator runs where it is;
-    under autocast where `dtype` is bfloat16 or float16. Raises ValueError for a batch below 1, and
+    under autocast if `dtype` is bfloat16 or float16. Raises ValueError for a batch below 1, and
     as `latents` and `Generator.forward` do.
     """
     check_whole("the batch", batch)
@@ -61,7 +61,7 @@ def _images(
 def contact_sheet(images_NHW3: Tensor, columns: int, rows: int | None = None) -> Tensor:
     """uint8 images [N, H, W, 3] side by side, line by line -> uint8 [rows * H, columns * W, 3].
 
-    As many rows as the images need where `rows` is None; cells without an image are black. Raises
+    As many rows as the images need if `rows` is None; cells without an image are black. Raises
     ValueError for no images or more than there are cells.
     """
     _check_pixels("images", images_NHW3, "[N, H, W, 3]")
@@ -70,7 +70,9 @@ def contact_sheet(images_NHW3: Tensor, columns: int, rows: int | None = None) ->
     count, height, width, _ = images_NHW3.shape
     rows = -(-count // max(columns, 1)) if rows is None else rows
     if not 1 <= count <= columns * rows:
-        raise ValueError(f"a sheet of {columns}x{rows} must get 1 to {columns * rows}: {count}")
+        raise ValueError(
+            f"a sheet of {columns}x{rows} must get 1 to {columns * rows} images: {count}"
+        )
     cells = images_NHW3.new_zeros(rows * columns, height, width, 3)
     cells[:count] = images_NHW3
     sheet = cells.view(rows, columns, height, width, 3).permute(0, 2, 1, 3, 4)

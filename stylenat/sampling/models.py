@@ -24,7 +24,7 @@ def load_generator(
 ) -> Generator:
     """The generator in whatever holds one, in eval mode, in the dtype that it has there.
 
-    `path`: an exported file; a run folder, of which `which` says the snapshot, best (last where
+    `path`: an exported file; a run folder, of which `which` says the snapshot, best (last if
     none is marked best yet) or last; a training state of a run; a published checkpoint. Where w_avg
     is unknown it is estimated, on the CPU, so that every device truncates towards the same w.
     Raises OSError for a file that cannot be read, and ValueError, one sentence that names it, for

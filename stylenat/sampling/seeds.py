@@ -28,7 +28,7 @@ def parse_seeds(text: str) -> list[int]:
     2**63 up, no seeds, or more than ten million.
     """
     if not isinstance(text, str):
-        raise ValueError(f"seeds as text must be such as '0-63,100', not {kind(text)}: {text!r}")
+        raise ValueError(f"seeds as text must look like '0-63,100', not {kind(text)}: {text!r}")
     if not text.strip():
         raise ValueError("there must be at least one seed: the list of seeds is empty")
     seeds: list[int] = []

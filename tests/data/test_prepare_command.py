@@ -102,12 +102,14 @@ def test_it_reports_what_was_skipped_enlarged_and_continued(tmp_path, monkeypatc
     assert run(path, dest, *options).exit_code == 1
     lines = run(path, dest, *options, "--max-bad", 2).stdout.splitlines()
     assert lines[0] == "Continued after 4 images of an unfinished run."
-    assert lines[1:3] == ["Enlarged 1 images, smaller than 8x8.", "Skipped 2 images:"]
+    assert lines[1:3] == ["Enlarged 1 images that were smaller than 8x8.", "Skipped 2 images:"]
     assert lines[3] == "  c.png is no image of a known format, or its header is damaged"
     assert lines[4].startswith("  d.png is damaged: ")
     assert run(path, tmp_path / "y.zip", *options).exit_code == 1
     anew = run(path, tmp_path / "y.zip", *options, "--max-bad", 2, "--filter", "box")
-    assert anew.stdout.startswith("Began anew: an unfinished run's source or settings were others.")
+    assert anew.stdout.startswith(
+        "Began again: the unfinished run had another source or other settings."
+    )
 
 
 def test_options_reach_the_library(tmp_path, monkeypatch):
@@ -221,8 +223,8 @@ def test_what_cannot_be_prepared_is_one_sentence(
         ("a b.zip --resolution x", "'--resolution'"),
         ("a b.zip --resolution 8 --filter cubic", "'--filter'"),
         ("a b.zip --resolution 8 --max-bad -1", "'--max-bad'"),
-        ("a --verify b.zip", "--verify takes none of the other arguments: source"),
-        ("--verify b.zip --max-bad 3", "--verify takes none of the other arguments: --max-bad"),
+        ("a --verify b.zip", "--verify cannot be combined with source"),
+        ("--verify b.zip --max-bad 3", "--verify cannot be combined with --max-bad"),
     ],
 )
 def test_a_misspelt_command_ends_with_code_2(arguments, sentence):

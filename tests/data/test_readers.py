@@ -140,12 +140,12 @@ def test_malformed_labels_are_refused_when_they_are_asked_for(tmp_path, labels):
         (-1, "must be a class from 0 up: -1"),
         (2**63, "must be a class from 0 up, below 2\\*\\*63: 9223372036854775808"),
         ([], "must not be an empty list: \\[\\]"),
-        ([1, math.nan], "must hold finite numbers alone: \\[1, nan\\]"),
-        ([math.inf], "must hold finite numbers alone: \\[inf\\]"),
-        ([0.5, False], "must hold finite numbers alone"),
-        ([0.5, "1"], "must hold finite numbers alone"),
-        ([[1]], "must hold finite numbers alone"),
-        ([10**400], "must hold finite numbers alone"),
+        ([1, math.nan], "must hold only finite numbers: \\[1, nan\\]"),
+        ([math.inf], "must hold only finite numbers: \\[inf\\]"),
+        ([0.5, False], "must hold only finite numbers"),
+        ([0.5, "1"], "must hold only finite numbers"),
+        ([[1]], "must hold only finite numbers"),
+        ([10**400], "must hold only finite numbers"),
     ],
 )
 @pytest.mark.parametrize("place", ["zip", "folder"])
@@ -390,7 +390,7 @@ def test_a_sheet_s_name_on_a_member_without_bound_unpacks_nothing(tmp_path):
     with zipfile.ZipFile(tmp_path / "x.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr("grid.png", bytes(100_000_000))
     tracemalloc.start()
-    with pytest.raises(ValueError, match=r"grid\.png is packed by another method than deflate"):
+    with pytest.raises(ValueError, match=r"grid\.png is compressed by another method than deflate"):
         open_images(str(tmp_path / "x.zip"))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

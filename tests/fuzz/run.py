@@ -20,7 +20,6 @@ GUIDED = [
     "zipfile",
     "PIL",
     "yaml",
-    "omegaconf",
     "json",
     "torch._weights_only_unpickler",
 ]

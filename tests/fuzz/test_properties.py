@@ -198,10 +198,7 @@ def test_any_override_makes_a_config_or_a_sentence(guard, place, key, text):
 def test_any_text_comes_back_from_a_config_file(place, text):
     config = from_dict(RunConfig, {**TINY, "data": {**TINY["data"], "path": text}})
     save_config(config, place / "text.yaml")
-    with refusing():
-        assert load_config(place / "text.yaml") == config
-        return
-    assert "${" in text, text
+    assert load_config(place / "text.yaml") == config
 
 
 # Seeds

@@ -7,12 +7,12 @@ import io
 import os
 import pickle
 import subprocess
+import types
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
 
 
 class Calls:
@@ -40,7 +40,7 @@ HOSTILE = {
     "pickle.loads": Calls(pickle.loads, pickle.dumps(Calls(os.system, TOUCH))),
     "functools.partial": Calls(functools.partial, os.system, TOUCH),
     "torch.nn.modules.linear.Linear": torch.nn.Linear(1, 1),
-    "omegaconf.dictconfig.DictConfig": OmegaConf.create({"size": 16}),
+    "types.SimpleNamespace": types.SimpleNamespace(size=16),
     "pathlib": Path(CANARY),
     "numpy": np.float64(1),
 }

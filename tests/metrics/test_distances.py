@@ -184,5 +184,5 @@ def test_distance_is_that_of_a_few_independent_lines():
 def test_flat_images_have_a_distance_of_zero_and_sizes_must_agree():
     flat = swd.normalised(torch.full((4, 3, 7, 7), 9.1))
     assert swd.sliced_wasserstein(flat, flat, seed=0) == 0
-    with pytest.raises(ValueError, match="as many patches of either kind: 4, 3"):
+    with pytest.raises(ValueError, match="the same number of patches on both sides: 4, 3"):
         swd.sliced_wasserstein(flat, flat[:3], seed=0)

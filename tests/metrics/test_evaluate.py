@@ -218,7 +218,7 @@ def test_statistics_of_another_kind_are_refused(small, tmp_path, arrays, sentenc
 @pytest.mark.parametrize(
     ("metrics", "settings", "sentence"),
     [
-        ([], {}, "there must be a metric: one or more of fid, kid, pr, swd"),
+        ([], {}, "name at least one metric of fid, kid, pr, swd"),
         (["fdi"], {}, "unknown metric 'fdi'; choose from fid, kid, pr, swd"),
         (["fid"], {"num": 1}, "fid takes at least 2 images generated (num): 1"),
         (["pr"], {"num": 3}, "pr takes at least 4 images generated (num): 3"),

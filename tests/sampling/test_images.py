@@ -77,9 +77,9 @@ def test_contact_sheet_lays_images_out_line_by_line():
     assert sheet[::2, ::4, 0].tolist() == [[1, 2, 3], [4, 5, 0]]
     assert torch.equal(sheet[:2, :4], cells[0])
     assert contact_sheet(cells, 2, 4).shape == (8, 8, 3)
-    with pytest.raises(ValueError, match="2x2 must get 1 to 4: 5"):
+    with pytest.raises(ValueError, match="2x2 must get 1 to 4 images: 5"):
         contact_sheet(cells, 2, 2)
-    with pytest.raises(ValueError, match="0x1 must get 1 to 0: 5"):
+    with pytest.raises(ValueError, match="0x1 must get 1 to 0 images: 5"):
         contact_sheet(cells, 0, 1)
 
 

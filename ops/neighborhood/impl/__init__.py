@@ -1,1 +1,1 @@
-"""One module a backend. They answer to `reference` and never import each other."""
+"""One module per backend. All answer to `reference`, and none imports another."""

@@ -1,4 +1,4 @@
-"""Neighborhood attention by the C++ in csrc/: float32 or bfloat16 storage, float32 sums.
+"""Neighborhood attention in C++ (csrc/): tensors in float32 or bfloat16, sums in float32.
 
 One call runs all head groups. The operation and its gradient are registered with torch.library, so
 that torch.compile sees one node each. The gradient is of first order.
@@ -24,7 +24,7 @@ _SOURCE = Path(__file__).parent / "csrc" / "neighborhood.cpp"
 
 @functools.cache
 def missing() -> str | None:
-    """Builds the library, once per process; None, or one sentence on why it can't be had here."""
+    """None, or one sentence on why the library can't be built here. Builds it if need be."""
     try:
         _library()
     except (BuildError, OSError) as error:

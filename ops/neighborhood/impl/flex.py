@@ -2,10 +2,11 @@
 
 Shapes: B batch, H height, W width, N heads, D head_dim, L tokens.
 
-FlexAttention skips blocks of 128 tokens that no query of a block sees. Row by row, a window touches
-a block a row, and a dilated one nearly all. So each dilation group becomes a map of its own, cut
-into tiles of at most 128 positions, a token each; a window then touches a tile and its neighbors.
-Positions beyond an edge are tokens that nobody sees, and whose results are dropped.
+FlexAttention skips blocks of 128 tokens that no query of a block sees. If the tokens came row by
+row, a window would touch one block per row, and a dilated window nearly all blocks. So each
+dilation group becomes a map of its own, cut into tiles of at most 128 positions, one token each. A
+window then touches a tile and its neighbors. Positions beyond an edge are tokens that no query
+sees, and their results are dropped.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def attention(
 ) -> Tensor:
     """Neighborhood attention of `[B, H, W, N, D]` tensors, one compiled kernel per group.
 
-    On the CPU FlexAttention has no gradient, and refuses tensors that ask for one.
+    On the CPU FlexAttention has no gradient, and refuses tensors that need one.
     """
     batch, height, width, _, head_dim = q.shape
     if batch == 0:
@@ -74,17 +75,17 @@ class Layout(NamedTuple):
 
     `row` and `column` are positions within the dilation group, rows of different groups far apart;
     a token sees the tokens whose row and column are one of the `kernel_size` from `first_row` and
-    `first_column` on. Blocks see each other or neither the other: one table serves both ways.
+    `first_column` on. If one block sees another, the other sees it too: one table serves both ways.
     """
 
-    pixel: Tensor  # [L], int64: of a token; beyond an edge the nearest pixel
-    token: Tensor  # [H * W], int64: of a pixel
-    row: Tensor  # [L], int32; so are the next three
+    pixel: Tensor  # [L], int64: the pixel of a token; beyond an edge the nearest one
+    token: Tensor  # [H * W], int64: the token of a pixel
+    row: Tensor  # [L], int32, as are the next three
     column: Tensor
     first_row: Tensor
     first_column: Tensor
     num_blocks: Tensor  # [1, 1, blocks], int32: how many blocks a block sees
-    blocks: Tensor  # [1, 1, blocks, most that one sees], int32: which ones, then zeros
+    blocks: Tensor  # [1, 1, blocks, the most that one sees], int32: which ones, then zeros
 
 
 def _attend(
@@ -108,7 +109,7 @@ def _attend(
     def add_bias(score: Tensor, b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         assert table is not None
         down, right = row[key] - row[query], column[key] - column[query]
-        # Keys out of sight have any offset; what is added to them is not used.
+        # Keys outside the window may have any offset: what is added to them is not used.
         at = [(x + kernel_size - 1).clamp(0, 2 * kernel_size - 2) for x in (down, right)]
         return score + table[h, at[0], at[1]]
 
@@ -132,7 +133,7 @@ def _attend(
 
 
 def _compiled(*arguments: Any, **options: Any) -> Tensor:
-    # dynamo's own limit of 8 is fewer than the heads, kernels and dtypes of one network.
+    # dynamo's own limit of 8 is less than the combinations of one network need.
     with torch._dynamo.config.patch(recompile_limit=_KERNELS):
         return _compile()(*arguments, **options)
 
@@ -141,7 +142,7 @@ def _compiled(*arguments: Any, **options: Any) -> Tensor:
 def _compile() -> Callable[..., Tensor]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    # fullgraph: what can't be compiled is an error, never the slow path.
+    # fullgraph: if the call can't be compiled, that is an error and not a slow path.
     return torch.compile(flex_attention, fullgraph=True)
 
 
@@ -151,8 +152,8 @@ def _layout(
     return _cached_layout(height, width, kernel_size, dilation, device)
 
 
-# What torch.compiler.assume_constant_result sets: dynamo calls the function and does not trace it.
-# The decorator itself would import dynamo and inductor here.
+# torch.compiler.assume_constant_result sets this too, but imports dynamo and inductor: dynamo calls
+# the function and does not trace it.
 _layout._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -204,8 +205,8 @@ def _cached_layout(
 
 
 def _tile(height: int, width: int) -> tuple[int, int]:
-    """Sides of a tile, powers of two: at most BLOCK positions, 8 high where the group allows it,
-    and less only where one tile holds a group of height x width positions."""
+    """The sides of a tile, powers of two. A tile has at most BLOCK positions, and is 8 high if the
+    group allows it; it has fewer only if it holds the whole group of height x width."""
     high = min(8, _power_of_two(height))
     wide = min(BLOCK // high, _power_of_two(width))
     return min(BLOCK // wide, _power_of_two(height)), wide
@@ -217,7 +218,7 @@ def _power_of_two(x: int) -> int:
 
 
 def _pixels(position: Tensor, residue: Tensor, length: int, dilation: int) -> tuple[Tensor, Tensor]:
-    """The pixel at a position of a dilation group, the last one beyond the edge; is it inside?"""
+    """The pixel at a position of a dilation group, beyond the edge the last; is it inside?"""
     pixel = position * dilation + residue
     last = length - 1 - (length - 1 - residue) % dilation
     return pixel.minimum(last), pixel <= last
@@ -235,7 +236,7 @@ def _near(keys: Tensor, tiles: int, side: int, dilation: int) -> Tensor:
 def _blocks(near_y: Tensor, near_x: Tensor, groups: int, tokens: int) -> tuple[Tensor, Tensor]:
     """`num_blocks` and `blocks` of Layout: the tiles near on both axes, in the same group.
 
-    Nothing here has an entry for each pair of blocks, of which a 1024x1024 map has 67 million.
+    No tensor here has an entry per pair of blocks: a 1024x1024 map has 67 million pairs.
     """
     count = -(-tokens // BLOCK)
     tiles = near_y.shape[0] * near_x.shape[0]
@@ -247,18 +248,18 @@ def _blocks(near_y: Tensor, near_x: Tensor, groups: int, tokens: int) -> tuple[T
         seen = rows[:, None, :, None] * near_x.shape[0] + columns[None, :, None, :]
         is_seen = is_row[:, None, :, None] & is_column[None, :, None, :]
         seen, is_seen = (x.flatten(2).flatten(0, 1) for x in (seen, is_seen))
-        order = is_seen.int().argsort(dim=1, descending=True)  # those that are, first
+        order = is_seen.int().argsort(dim=1, descending=True)  # the True ones first
         seen, is_seen = seen.gather(1, order), is_seen.gather(1, order).repeat(groups, 1)
         first = torch.arange(groups, device=seen.device)[:, None, None] * tiles
         seen = (first + seen).flatten(0, 1)
     blocks = torch.where(is_seen, seen, 0).int()
-    if blocks.device.type == "cpu":  # whose kernel wants a column for each block
+    if blocks.device.type == "cpu":  # the CPU's kernel expects one column per block
         blocks = F.pad(blocks, (0, count - blocks.shape[1]))
     return is_seen.sum(1).int()[None, None], blocks[None, None]
 
 
 def _listed(near: Tensor) -> tuple[Tensor, Tensor]:
-    """`near` as lists: for each row the columns that are True, and which entries are such."""
+    """`near` as lists: for each row the columns that are True, and which entries are real."""
     order = near.int().argsort(dim=1, descending=True)
     longest = int(near.sum(1).max())
     return order[:, :longest], near.gather(1, order)[:, :longest]

@@ -5,7 +5,7 @@ Shapes: B batch, H height, W width, N heads, D head_dim, K = kernel_size, P = 2 
 The keys of a window are K consecutive positions of one dilation group along either axis, so that
 their positions modulo K are all different: K * K codes name the keys of any window. A key gets the
 one-hot vector of its code, and a query, for each code, the bias of the key in its window that has
-it. Their product is the bias: K * K more features, and no sum to round.
+it. Their product is the bias. This takes K * K more features, and no sum has to be rounded.
 """
 
 from __future__ import annotations
@@ -32,11 +32,18 @@ def missing() -> str | None:
         import natten
     except (ImportError, OSError, RuntimeError) as error:
         return f"NATTEN can't be imported: {' '.join(str(error).split())}"
+    if hasattr(natten, "__stylenat_compat__"):
+        return (
+            f"the natten {natten.__version__} of this process is StyleNAT's own drop-in for old "
+            "code (stylenat.compat), and has no kernels"
+        )
+    if not hasattr(natten, "HAS_LIBNATTEN"):
+        return f"NATTEN {natten.__version__} is older than 0.20, the first with the call it needs"
     if not natten.HAS_LIBNATTEN:
         return (
-            f"NATTEN {natten.__version__} is here without libnatten, its CUDA kernels; "
-            "STYLENAT_NATTEN=build scripts/setup.sh compiles them, and a prebuilt wheel's path or "
-            "URL in place of build installs that"
+            f"NATTEN {natten.__version__} is installed without libnatten, its CUDA kernels: "
+            "STYLENAT_NATTEN=build scripts/setup.sh compiles them, and STYLENAT_NATTEN=WHEEL "
+            "installs a prebuilt wheel from that path or URL"
         )
     return None
 
@@ -49,13 +56,13 @@ def attention(
     rpb: Sequence[Tensor] | None,
     scale: float,
 ) -> Tensor:
-    """Neighborhood attention of `[B, H, W, N, D]` CUDA tensors, one call of NATTEN a group.
+    """Neighborhood attention of `[B, H, W, N, D]` CUDA tensors, one call of NATTEN per group.
 
     The bias, divided by `scale`, is rounded to the dtype of q.
     """
     if q.shape[0] == 0:
         return v.clone()
-    if scale == 0:  # NATTEN would take its default, and a bias could not be divided by it
+    if scale == 0:  # NATTEN would replace 0 by its default, and a bias can't be divided by 0
         q, scale = q * 0, 1.0
     outputs, first = [], 0
     for index, group in enumerate(groups):
@@ -65,7 +72,7 @@ def attention(
         if rpb is not None:
             q_group, k_group = with_bias(q_group, k_group, group, rpb[index], scale)
         q_group, k_group = _padded(q_group), _padded(k_group)
-        # To autograd NATTEN's gradient is a constant, and a second one would lack its part.
+        # Autograd takes NATTEN's gradient for a constant, so a second one would be incomplete.
         q_group, k_group, v_group = (first_order(x) for x in (q_group, k_group, v_group))
         outputs.append(_na2d(q_group, k_group, v_group, group.kernel_size, group.dilation, scale))
     return torch.cat(outputs, dim=-2)[..., : v.shape[-1]]
@@ -103,8 +110,8 @@ def _codes(
     return _cached_codes(length, kernel_size, dilation, device)
 
 
-# What torch.compiler.assume_constant_result sets: dynamo calls the function and does not trace it.
-# The decorator itself would import dynamo and inductor here.
+# torch.compiler.assume_constant_result sets this too, but imports dynamo and inductor: dynamo calls
+# the function and does not trace it.
 _codes._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

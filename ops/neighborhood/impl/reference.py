@@ -4,8 +4,8 @@ Shapes: B batch, H height, W width, N heads, D head_dim, K = kernel_size**2 keys
 
 Attention is built from the trilinear form `T(a, x, y) = sum_ij a[i, j] x[i] . y[key(i, j)]` over
 queries i and their keys j. Its three partial derivatives are bilinear, and each one's derivatives
-are the other two, so that gradients of any order stay within these three functions; and only
-`[B, H, W, N, K]` weights and `[B, H, W, N, D]` features are ever kept, not K copies of the latter.
+are the other two, so that gradients of any order stay within these three functions. Only weights
+`[B, H, W, N, K]` and features `[B, H, W, N, D]` are kept, never K copies of the features.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _keys(rows: Tensor, columns: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """The K key offsets: (flat index, row of the key of every query row, the same for columns)."""
+    """The K key offsets: flat index, key row of every query row, key column of every column."""
     kernel_size = rows.shape[1]
     for flat in range(kernel_size**2):
         yield flat, rows[:, flat // kernel_size], columns[:, flat % kernel_size]

@@ -63,6 +63,20 @@ struct bf16 {
   std::uint16_t bits;
 };
 
+inline float to_float(float x) { return x; }
+inline float to_float(bf16 x) {
+  const std::uint32_t bits = std::uint32_t(x.bits) << 16;
+  float f;
+  std::memcpy(&f, &bits, sizeof f);
+  return f;
+}
+inline void from_float(float x, float* out) { *out = x; }
+inline void from_float(float x, bf16* out) {  // round to nearest even
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  out->bits = x != x ? 0x7fc0 : std::uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
 #if defined(NEIGHBORHOOD_AVX512)
 
 inline __m512 load_depth(const float* p, __mmask16 m) { return _mm512_maskz_loadu_ps(m, p); }
@@ -106,20 +120,36 @@ inline void transpose(__m512 a[16]) {
   }
 }
 
+// The first n elements of head_dim, zeros behind them; n is LANES, or less at the end.
+template <class T>
+inline vec load_depths(const T* p, int n) {
+  return vec(load_depth(p, __mmask16((1u << n) - 1)));
+}
+template <class T>
+inline void store_depths(T* p, int n, vec v) {
+  store_depth(p, __mmask16((1u << n) - 1), __m512(v));
+}
+
 #else
 
-inline float to_float(float x) { return x; }
-inline float to_float(bf16 x) {
-  const std::uint32_t bits = std::uint32_t(x.bits) << 16;
-  float f;
-  std::memcpy(&f, &bits, sizeof f);
-  return f;
+template <class T>
+inline vec load_depths(const T* p, int n) {
+  vec v{};
+  if (n == LANES)
+    for (int l = 0; l < LANES; ++l) v[l] = to_float(p[l]);
+  else
+    for (int l = 0; l < n; ++l) v[l] = to_float(p[l]);
+  return v;
 }
-inline void from_float(float x, float* out) { *out = x; }
-inline void from_float(float x, bf16* out) {  // round to nearest even
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  out->bits = x != x ? 0x7fc0 : std::uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+inline vec load_depths(const float* p, int n) {
+  if (n == LANES) return load(p);
+  vec v{};
+  for (int l = 0; l < n; ++l) v[l] = p[l];
+  return v;
+}
+template <class T>
+inline void store_depths(T* p, int n, vec v) {
+  for (int l = 0; l < n; ++l) from_float(v[l], p + l);
 }
 
 #endif

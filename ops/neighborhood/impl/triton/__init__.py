@@ -18,7 +18,7 @@ __all__ = ["attention", "missing"]
 
 @functools.cache
 def missing() -> str | None:
-    """Why Triton can't be used in this process, in one sentence; None where it can."""
+    """Why Triton can't be used in this process, in one sentence; None if it can."""
     try:
         import triton  # noqa: F401
     except (ImportError, OSError) as error:

@@ -11,8 +11,8 @@ logits `[M, N]`, `p` the weights, `dp` and `ds` the gradients of weights and log
 of the keys M counts keys and N queries, and these are qkT, pT, dpT and dsT.
 
 Logits are in base 2, multiplied by log2(e) with scale and bias. `m` and `inv_l` are kept for the
-gradient. Apart they have float32's precision. One number, the logarithm of the sum that
-FlashAttention keeps, would not have it.
+gradient. Kept apart they have float32's precision. The one number that FlashAttention keeps, the
+logarithm of the sum, would not have it.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _find_program(height, width, programs, layout, GROUPS: tl.constexpr):
         first_bias = tl.where(here, layout[g * COLUMNS + 7], first_bias)
         is_narrow = tl.where(here, layout[g * COLUMNS + 8], is_narrow)
     r -= first
-    # Heads of one tile run side by side, and then neighboring sub-maps: they share cache lines.
+    # Heads of one tile run side by side, then neighboring sub-maps, since they share cache lines.
     head, r = r % heads, r // heads
     shift_x, r = r % dilation, r // dilation
     tile_x, row = r % tiles_x, r // tiles_x
@@ -101,7 +101,7 @@ def _clamp(y, x, end_y, end_x):
 
 @triton.jit
 def _load(pointer, y, x, stride_y, stride_x, valid, HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr):
-    """Features of the pixels (y, x), zeros where they are not valid: [pixels, BLOCK_D]."""
+    """Features of the pixels (y, x), or zeros if these are not valid: [pixels, BLOCK_D]."""
     offs_d = tl.arange(0, BLOCK_D)
     offsets = (y * stride_y + x * stride_x)[:, None] + offs_d[None, :]
     mask = valid[:, None]
@@ -124,7 +124,7 @@ def _store(
 
 @triton.jit
 def _bias_table(bias, kernel_size, TABLE: tl.constexpr):
-    """A head's bias `[P * P]`, and -inf in the rest of TABLE entries: there is one at least."""
+    """A head's bias `[P * P]`, filled up with -inf to TABLE entries; there is one -inf at least."""
     i = tl.arange(0, max(TABLE, 1))  # without a bias TABLE is 0, and this is not used
     side = 2 * kernel_size - 1
     return tl.load(bias + i, mask=i < side * side, other=float("-inf")) * LOG2_E
@@ -197,7 +197,7 @@ def _attend(
             length_y, length_x, kernel_size, TABLE,
         )  # fmt: skip
         m_ij = tl.maximum(m_i, tl.max(qk, 1))
-        # A query may see none of these rows: -inf - -inf is not a number.
+        # A query may see none of these rows, and -inf - -inf is not a number.
         m_finite = tl.where(m_ij == float("-inf"), 0.0, m_ij)
         p = tl.exp2(qk - m_finite[:, None])
         alpha = tl.exp2(m_i - m_finite)
@@ -287,7 +287,7 @@ def _differentiate_queries(
 
     dbias[dy, dx] sums dlogits over all pairs of that offset. A product with a table of zeros and
     ones sums those of equal dy within a tile, for each column of queries and of keys; that sum
-    stays in registers for the whole column of tiles, where dx depends on the columns alone.
+    stays in registers for the whole column of tiles, in which dx depends only on the columns.
 
     In float32, delta is the sum of p * dp, so that dp - delta loses nothing.
     """
@@ -315,7 +315,7 @@ def _differentiate_queries(
             dout + shift_y * dout_h, query_y, query_x, dout_y, dout_x, valid, HEAD_DIM, BLOCK_D
         )
         sum_offsets = shift_y * sum_h + query_y * sum_y + query_x * sum_x
-        # Infinity: a weight of 0 for queries that are not there.
+        # Infinity gives queries that are not there a weight of 0.
         m_i = tl.load(m + sum_offsets, mask=valid, other=float("inf"))
         inv_l_i = tl.load(inv_l + sum_offsets, mask=valid, other=0.0)
 
@@ -367,7 +367,7 @@ def _differentiate_queries(
         offset = (low_x + columns % HALO_WIDTH) - (first_x + columns // HALO_WIDTH)
         dx = tl.arange(0, BIAS_SIDE)
         is_dx = (offset[:, None] + kernel_size - 1 == dx[None, :]).to(tl.float32)
-        # Never in TensorFloat-32: these are sums already.
+        # Never in TensorFloat-32, because these are sums already.
         sums = tl.dot(by_columns, is_dx, input_precision="ieee")
         tl.store(dbias + dy[:, None] * BIAS_SIDE + dx[None, :], sums)
 
@@ -455,7 +455,7 @@ def _differentiate_keys(
         q_ND = _load(q, query_y, query_x, q_y, q_x, in_halo, HEAD_DIM, BLOCK_D)
         dout_ND = _load(dout, query_y, query_x, dout_y, dout_x, in_halo, HEAD_DIM, BLOCK_D)
         offsets = query_y * sum_y + query_x * sum_x
-        # Infinity: a weight of 0 for queries that are not there.
+        # Infinity gives queries that are not there a weight of 0.
         m_i = tl.load(m + offsets, mask=in_halo, other=float("inf"))
         inv_l_i = tl.load(inv_l + offsets, mask=in_halo, other=0.0)
         delta_i = tl.load(delta + offsets, mask=in_halo, other=0.0)

@@ -1,7 +1,7 @@
 """Neighborhood attention by the kernels of kernels.py, registered with torch.library.
 
 torch.compile sees one node for the forward pass and one for the backward. The gradient is of first
-order, and the same bits in every run.
+order, and every run gives the same bits.
 """
 
 from __future__ import annotations
@@ -145,12 +145,12 @@ def tuning_of(dtype: torch.dtype, head_dim: int) -> dict[str, tuple[int, int, in
 def _settings(
     kernel: str, plan: Plan, q: Tensor, bias: Tensor | None, has_dbias: bool = False
 ) -> dict[str, Any]:
-    """What a kernel is compiled for. No side of a matrix product is below 16."""
+    """The constants that a kernel is compiled with. No side of a matrix product is below 16."""
     head_dim = q.shape[-1]
     wide, narrow = plan.halo_widths
     kernel_size = max(group.kernel_size for group in plan.groups)
     block_n, num_warps, num_stages = tuning_of(q.dtype, head_dim)[kernel]
-    # As PyTorch's own products: TensorFloat-32 only where the user has turned it on.
+    # As in PyTorch's own products, TensorFloat-32 is used only if the user has turned it on.
     is_tf32 = q.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     settings = {
         "GROUPS": len(plan.groups),

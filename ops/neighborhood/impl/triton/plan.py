@@ -1,7 +1,7 @@
 """How one call is cut into programs: tiles of queries (or keys), group by group.
 
 A dilated neighborhood is a plain one on each of dilation**2 interleaved sub-maps. A sub-map is cut
-into tiles of TILE x TILE pixels; what a tile's windows reach, its halo, is swept row by row.
+into tiles of TILE x TILE pixels. A tile's halo is what its windows reach; it is swept row by row.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from dataclasses import dataclass
 
 from ops.neighborhood.problem import HeadGroup
 
-TILE = 8  # 64 pixels: the least that Hopper's matrix instruction takes, and 3 wasted keys of 4
+TILE = 8  # 64 pixels, the least that Hopper's matrix instruction takes; 3 of 4 products are wasted
 COLUMNS = 9  # numbers of a group in Plan.layout
 MAX_KERNEL_SIZE = 13  # the sums for the bias's gradient fill the registers; NATTEN's limit was 13
-PROGRAMS = 1024  # of the query gradient, where the map allows: two for each slot of a large GPU
+PROGRAMS = 1024  # of the query gradient, if the map is large enough: two per slot of a large GPU
 TILES_A_PROGRAM = 16
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`layout` holds, group after group, what kernels.py reads in its `_find_group`.
+    """`layout` holds, group after group, what kernels.py reads in its `_find_program`.
 
-    `programs` is their number for one image, `halo_widths` the columns (powers of two) in which a
-    halo is swept: of the widest group, and of those that need half of it or less.
+    `programs` is the number of programs for one image. `halo_widths` are the columns (powers of
+    two) of a halo: in the widest group, and in the groups that need half of that or less.
     """
 
     layout: tuple[int, ...]
@@ -43,13 +43,13 @@ class Plan:
 
 @functools.lru_cache(maxsize=256)
 def plan_tiles(groups: tuple[HeadGroup, ...], height: int, width: int) -> Plan:
-    """One program a head and tile."""
+    """One program per head and tile."""
     return _plan(groups, height, width, tiles_a_program=1)
 
 
 @functools.lru_cache(maxsize=256)
 def plan_columns(groups: tuple[HeadGroup, ...], height: int, width: int, batch: int) -> Plan:
-    """One program a head and up to TILES_A_PROGRAM tiles below each other, fewer on small maps."""
+    """One program per head and up to TILES_A_PROGRAM tiles in a column, fewer on small maps."""
     tiles = batch * plan_tiles(groups, height, width).programs
     return _plan(groups, height, width, max(1, min(tiles // PROGRAMS, TILES_A_PROGRAM)))
 
