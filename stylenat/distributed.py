@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -246,6 +246,14 @@ def from_main(value: Any = None) -> Any:
     with _naming_lost_ranks():
         dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def broadcast_(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor, on every rank, by rank 0's; shapes must agree."""
+    if world_size() > 1:
+        with _naming_lost_ranks():
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
 
 def run_on_main(action: Callable[[], T]) -> T:

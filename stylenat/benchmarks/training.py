@@ -230,7 +230,7 @@ class Step:
             with torch.no_grad(), autocast(self.device, DTYPES[self.config.train.precision]):
                 G(self.inputs.z_g)
             return
-        with trainable(G):
+        with trainable(G.parameters()):
             with autocast(self.device, DTYPES[self.config.train.precision]):
                 loss = G(self.inputs.z_g).square().sum()
             loss.backward()

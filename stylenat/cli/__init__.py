@@ -13,6 +13,7 @@ from stylenat import __version__
 from stylenat.cli.accuracy import accuracy
 from stylenat.cli.augment_sheet import augment_sheet
 from stylenat.cli.bench import bench
+from stylenat.cli.blend import blend
 from stylenat.cli.classify import classify
 from stylenat.cli.configs import configs
 from stylenat.cli.convert import convert
@@ -73,7 +74,8 @@ def main() -> None:
 
 
 for command in (
-    prepare, augment_sheet, train, sample, fid, convert, classify, accuracy, configs, bench, doctor
+    prepare, augment_sheet, train, sample, fid, convert, blend,
+    classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
     main.add_command(command)
 

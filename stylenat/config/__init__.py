@@ -13,6 +13,7 @@ from typing import Any
 
 from stylenat.config.blame import origin
 from stylenat.config.plain import from_dict, to_dict
+from stylenat.config.presets import read_layers
 from stylenat.config.sections import (
     ConsistencyConfig,
     DataConfig,
@@ -72,11 +73,27 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
+    def __post_init__(self) -> None:
+        train, model = self.train, self.model
+        levels_d, levels_g = len(model.discriminator.levels), len(model.generator.levels)
+        if train.freeze_d > levels_d:
+            raise ValueError(
+                f"train.freeze_d must be 0 to {levels_d}, the discriminator's levels: "
+                f"{train.freeze_d}"
+            )
+        low, high = train.freeze_g_low, train.freeze_g_high
+        if low + high >= levels_g:
+            raise ValueError(
+                "train.freeze_g_low and train.freeze_g_high must leave one of the generator's "
+                f"{levels_g} levels to train: {low} and {high}"
+            )
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply overrides such as `model.generator.levels[2].channels=256`, check.
 
-    `path` may also be the name of a configuration that comes with StyleNAT, such as `ffhq256`.
+    `path` may also be the name of a configuration that comes with StyleNAT, such as `ffhq256`. If
+    the file has a `base`, it changes that configuration (see `read_layers`).
 
     An override's value is taken literally if the key holds text (`data.path=set #2`; `null` for
     None), and is YAML otherwise; later ones win. Raises OSError if the file cannot be read, and
@@ -84,11 +101,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     wrong, the dotted key, its rule and the value: an unknown key (with the nearest right one), a
     value of another type or out of range, text that is no YAML mapping, duplicate keys, aliases.
     """
-    try:
-        data = read_yaml(find_config(path))
-    except ValueError as error:
-        raise ValueError(printable(f"{path}: {error}")) from error
-    base = copy.deepcopy(data)
+    layers = read_layers(path)
+    data = copy.deepcopy(layers[-1].data)
     for override in overrides:
         try:
             apply_override(data, override, RunConfig)
@@ -98,7 +112,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     try:
         return _built(data)
     except ValueError as error:
-        named = origin(path, base, overrides, str(error), _built)
+        named = origin(layers, overrides, str(error), _built)
         raise ValueError(printable(f"{named}: {error}")) from error
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from stylenat.config.presets import Layer
 from stylenat.text import shortened
 
 # The two smallest networks. What is refused on top of them as well has nothing to do with the file.
@@ -25,12 +26,14 @@ NEUTRAL: dict[str, Any] = {
 Build = Callable[[Any, Sequence[str]], object]
 
 
-def origin(path: object, data: Any, overrides: Sequence[str], sentence: str, build: Build) -> str:
+def origin(layers: Sequence[Layer], overrides: Sequence[str], sentence: str, build: Build) -> str:
     """What the sentence has to name: the file, the overrides that it depends on, or both.
 
-    `build` makes the configuration of plain data and overrides, or raises ValueError. `sentence` is
-    what it raises of all of them.
+    `layers` are the file and its bases, as `read_layers` gives them. `build` makes the
+    configuration of plain data and overrides, or raises ValueError. `sentence` is what it raises of
+    all of them.
     """
+    path, data = layers[-1]
 
     def refusal(base: Any, some: Sequence[str]) -> str | None:
         try:
@@ -41,12 +44,17 @@ def origin(path: object, data: Any, overrides: Sequence[str], sentence: str, bui
 
     alone = refusal(data, ())
     if alone == sentence:
-        return str(path)
+        # The lowest file that is refused so: those on top of it have not mended it.
+        for layer in reversed(layers):
+            if refusal(layer.data, ()) != sentence:
+                break
+            path = layer.name
+        return path
     single = next(([one] for one in overrides if refusal(data, [one]) == sentence), None)
     needed = single or _fewest(overrides, lambda some: refusal(data, some) == sentence)
     # An override that mends a fault of the file uncovers the next one, which is no fault of its.
     if alone is not None and not any(_concerns(override, sentence) for override in needed):
-        return str(path)
+        return path
     named = " with ".join(shortened(override) for override in needed)
     if refusal(NEUTRAL, needed) == sentence or (len(needed) == 1 and _ends(sentence, needed[0])):
         return named

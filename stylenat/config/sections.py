@@ -125,12 +125,21 @@ class TrainConfig:
     regularisation: StyleGAN2, arXiv 1912.04958, appendix B); at 1 they join D's own step. Learning
     rates fall linearly to 0 from `decay_from_kimg` to `total_kimg`. The average generator forgets
     half in `ema_halflife_nimg` images, or in `ema_rampup` times the images seen where that is less.
+    `init_from` is a model that a new run's networks begin with, as far as their tensors agree: a
+    published .pt, a run folder, a training state or an exported generator. Frozen parts do not
+    train: `freeze_d` levels of D and `freeze_g_high` levels of G, both from the image down,
+    `freeze_g_low` levels of G from 4x4 up, its constant among them, and G's mapping network.
     """
 
     total_kimg: float = 32_000
     batch: int = 32
     batch_gpu: int | None = None
     seed: int = 0
+    init_from: PathText | None = None
+    freeze_d: int = 0
+    freeze_g_low: int = 0
+    freeze_g_high: int = 0
+    freeze_mapping: bool = False
 
     loss: Literal["logistic", "relativistic"] = "logistic"
     consistency: ConsistencyConfig | None = ConsistencyConfig()
@@ -173,10 +182,18 @@ class TrainConfig:
         lengths = ("total_kimg", "snapshot_every_kimg")
         _require(self, f"positive and at most {MOST_KIMG:g}", *lengths, ok=_is_length)
         _require_seed(self)
+        frozen = ("freeze_d", "freeze_g_low", "freeze_g_high")
+        _require(self, "at least 0", *frozen, ok=lambda n: n >= 0)
         not_negative = ("r1_gamma", "r2_gamma", "ema_halflife_nimg", "decay_from_kimg")
         _require(self, "at least 0", *not_negative, ok=lambda x: x >= 0)
         _require(self, "at least 0 and below 1", "beta1", "beta2", ok=lambda x: 0 <= x < 1)
         _require(self, "finite", "sample_truncation_psi", ok=lambda _: True)
+        _require_path(self, "init_from")
+        if self.init_from is not None and self.ema_rampup is not None:
+            raise ValueError(
+                "ema_rampup must be null with train.init_from, since a short average at the start "
+                f"would forget the model's: {self.ema_rampup}"
+            )
         if min(self.sample_grid) < 1 or math.prod(self.sample_grid) > 10_000:
             raise ValueError(
                 f"sample_grid must be columns and rows, 1 to 10,000 images: {self.sample_grid}"

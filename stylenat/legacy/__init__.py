@@ -5,6 +5,6 @@ holds, `tensors` says which official tensors make which of ours, `convert` uses 
 """
 
 from stylenat.legacy.archive import OfficialCheckpoint, read_official
-from stylenat.legacy.convert import NETWORKS, convert_checkpoint
+from stylenat.legacy.convert import NETWORKS, convert_all, convert_checkpoint
 
-__all__ = ["NETWORKS", "OfficialCheckpoint", "convert_checkpoint", "read_official"]
+__all__ = ["NETWORKS", "OfficialCheckpoint", "convert_all", "convert_checkpoint", "read_official"]

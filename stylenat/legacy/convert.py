@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from stylenat.config import RunConfig
 from stylenat.export import DISCRIMINATOR, GENERATOR, refuse_more_layers
 from stylenat.files import user_path
 from stylenat.legacy.architecture import discriminator_config, generator_config
-from stylenat.legacy.archive import official
+from stylenat.legacy.archive import OfficialCheckpoint, official
 from stylenat.legacy.tensors import (
     NATIVE_ONLY,
     Source,
@@ -58,6 +58,40 @@ def convert_checkpoint(
     if which not in checkpoint.state_dicts:
         held = ", ".join(checkpoint.state_dicts)
         raise ValueError(f"{path} holds no {which}: only {held}")
+    return _native(checkpoint, which, config)
+
+
+def convert_all(
+    path: str | Path, *, configs: Sequence[RunConfig | None] = (None,)
+) -> dict[str, Generator | Discriminator]:
+    """Every network that such a file holds, by its name in NETWORKS, as `convert_checkpoint` gives.
+
+    The first of `configs` that fits a network is taken: their order matters for what no tensor
+    tells. Raises as `convert_checkpoint` does with the first one if none fits.
+    """
+    path = user_path(path)
+    content = load_untrusted(path)
+    if is_training_state(content):
+        return {which: network_of_state(path, content, which, None) for which in NETWORKS}
+    checkpoint = official(path, content)
+    return {which: _first_fit(checkpoint, which, configs) for which in checkpoint.state_dicts}
+
+
+def _first_fit(
+    checkpoint: OfficialCheckpoint, which: str, configs: Sequence[RunConfig | None]
+) -> Generator | Discriminator:
+    refusals = []
+    for config in configs:
+        try:
+            return _native(checkpoint, which, config)
+        except ValueError as error:
+            refusals.append(error)
+    raise refusals[0]
+
+
+def _native(
+    checkpoint: OfficialCheckpoint, which: str, config: RunConfig | None
+) -> Generator | Discriminator:
     try:
         tensors = _without_prefix(checkpoint.state_dicts[which])
         network = _empty_network(which, checkpoint.args, tensors, config)
@@ -65,7 +99,7 @@ def convert_checkpoint(
         _check(tensors, sources, network)
         return _fill(network, tensors, sources)
     except ValueError as error:
-        raise ValueError(printable(f"{path}, {which}: {error}")) from error
+        raise ValueError(printable(f"{checkpoint.path}, {which}: {error}")) from error
 
 
 def _without_prefix(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:

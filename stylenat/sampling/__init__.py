@@ -4,6 +4,7 @@
 """
 
 from stylenat.precision import DTYPES
+from stylenat.sampling.blending import blend
 from stylenat.sampling.compiled import compile_synthesis
 from stylenat.sampling.files import check_sheet, default_sheet, write_samples
 from stylenat.sampling.images import contact_sheet, generate, save_png, save_sheet
@@ -13,6 +14,7 @@ from stylenat.sampling.seeds import SEED_LIMIT, check_seeds, latents, parse_seed
 __all__ = [
     "DTYPES",
     "SEED_LIMIT",
+    "blend",
     "check_seeds",
     "check_sheet",
     "compile_synthesis",

@@ -13,11 +13,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stylenat.augment import AUGMENT_DRAWS, augment
 from stylenat.config import RunConfig, TrainConfig, to_dict
+from stylenat.distributed import run_on_main
 from stylenat.models import Discriminator, Generator
 from stylenat.precision import DTYPES, autocast
 from stylenat.training.start import open_training_images, plan_of
-from stylenat.training.state import TrainingState, state_of
-from stylenat.training.steps import StepInputs, d_losses, g_loss, penalty_losses
+from stylenat.training.state import TrainingState, state_of, trained
+from stylenat.training.steps import StepInputs, d_losses, g_loss, penalty_losses, trainable
+from stylenat.training.transfer import plan_transfer
 
 
 def describe_run(config: RunConfig) -> str:
@@ -28,24 +30,40 @@ def describe_run(config: RunConfig) -> str:
     plan = plan_of(config)
     source = open_training_images(config)
     train = config.train
+    transfer = run_on_main(lambda: transfer_lines(config))
     with FakeTensorMode():
         state = fake_state(config)
-        counts = [sum(p.numel() for p in network.parameters()) for network in (state.G, state.D)]
-        fixed, activations = state_bytes(*counts), activation_bytes(state, train, plan.per_pass)
+        counts, moved = (
+            [sum(p.numel() for p in parameters) for parameters in pair]
+            for pair in (
+                (state.G.parameters(), state.D.parameters()),
+                (trained(state.optimizer_g), trained(state.optimizer_d)),
+            )
+        )
+        fixed = state_bytes(*counts, *moved)
+        activations = activation_bytes(state, train, plan.per_pass)
     settings = yaml.safe_dump(to_dict(config), sort_keys=False, default_flow_style=None, width=100)
     return "\n".join(
         (
             settings,
             f"data     {source.describe()}",
-            f"G, D     {counts[0] / 1e6:.3f} M, {counts[1] / 1e6:.3f} M parameters",
+            f"G, D     {counts[0] / 1e6:.3f} M, {counts[1] / 1e6:.3f} M parameters"
+            + frozen_part(*counts, *moved),
             f"a step   {plan.batch} images: {plan.world_size} x {plan.passes} x {plan.per_pass} "
             "(ranks, parts one after another, images at once)",
             f"the run  {-(-train.total_nimg // plan.batch):,} steps, {train.total_kimg:g} kimg",
             f"memory   about {(fixed + activations) / 1e9:.2f} GB a rank: {fixed / 1e9:.2f} for "
             f"networks, gradients and Adam, {activations / 1e9:.2f} for activations "
             f"({activations / plan.per_pass / 1e9:.3f} an image)",
+            *(f"init     {line}" for line in transfer),
         )
     )
+
+
+def transfer_lines(config: RunConfig) -> tuple[str, ...]:
+    """What a new run would take from `train.init_from`."""
+    transfer = plan_transfer(config)
+    return () if transfer is None else transfer.report
 
 
 def fake_state(config: RunConfig) -> TrainingState:
@@ -54,9 +72,18 @@ def fake_state(config: RunConfig) -> TrainingState:
     return state_of(G, D, Generator(config.model.generator), config.train)
 
 
-def state_bytes(count_g: int, count_d: int) -> int:
-    """G, D, G_ema, the larger gradient, and two moments for each parameter, in float32."""
-    return 4 * (2 * count_g + count_d + max(count_g, count_d) + 2 * (count_g + count_d))
+def frozen_part(count_g: int, count_d: int, trained_g: int, trained_d: int) -> str:
+    """How many parameters are frozen, in words; nothing if none are."""
+    frozen_g, frozen_d = count_g - trained_g, count_d - trained_d
+    if frozen_g == frozen_d == 0:
+        return ""
+    return f"; frozen of them {frozen_g / 1e6:.3f} M, {frozen_d / 1e6:.3f} M"
+
+
+def state_bytes(count_g: int, count_d: int, trained_g: int, trained_d: int) -> int:
+    """G, D, G_ema, and of what trains the larger gradient and two moments each, in float32."""
+    moments = 2 * (trained_g + trained_d)
+    return 4 * (2 * count_g + count_d + max(trained_g, trained_d) + moments)
 
 
 def activation_bytes(state: TrainingState, config: TrainConfig, batch: int) -> int:
@@ -83,11 +110,10 @@ def activation_bytes(state: TrainingState, config: TrainConfig, batch: int) -> i
 
     # The augmentation's own tensors are left out: they depend on what it draws.
     config = replace(config, augment="none")
-    state.D.requires_grad_(True)
-    of_d = max(kept_bytes(d_pass), kept_bytes(lambda: penalty_losses(state, part, config)))
-    state.D.requires_grad_(False)
-    state.G.requires_grad_(True)
-    return max(of_d, kept_bytes(g_pass) + recomputed_bytes(state.G, config, batch))
+    with trainable(trained(state.optimizer_d)):
+        of_d = max(kept_bytes(d_pass), kept_bytes(lambda: penalty_losses(state, part, config)))
+    with trainable(trained(state.optimizer_g)):
+        return max(of_d, kept_bytes(g_pass) + recomputed_bytes(state.G, config, batch))
 
 
 def recomputed_bytes(G: Generator, config: TrainConfig, batch: int) -> int:

@@ -48,9 +48,10 @@ from stylenat.training.start import (
     open_training_images,
     plan_of,
     prepare_torch,
+    read_init_from,
     warn_of_other_data,
 )
-from stylenat.training.state import set_learning_rates, update_average
+from stylenat.training.state import set_learning_rates, trained, update_average
 from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step, step_inputs
 from stylenat.training.stopping import StopRequest, stop_signals
 from stylenat.training.watch import Watch
@@ -76,6 +77,7 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         stack.enter_context(folder.lock)
         run_on_main(lambda: folder.claim(config))
         evaluate = make_evaluator(config, source, device)
+        transfer = read_init_from(config, folder)
         run_on_main(lambda: folder.open(config))
 
         stack.enter_context(lasting_stderr())
@@ -83,7 +85,8 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         stack.enter_context(bar)
         stack.enter_context(logging_to(folder, bar))
         run_on_main(lambda: folder.clean(keep_checkpoints=config.train.keep_checkpoints))
-        start = newest_state(config, folder, device)
+        start = newest_state(config, folder, device, transfer)
+        del transfer  # a second copy of all networks
         run_on_main(lambda: folder.rewind_stats(start.state.nimg))
         prepare_torch(config, start.state)
         data = run_on_main(lambda: identity_of(source))
@@ -279,9 +282,11 @@ class Run:
     def announce(self) -> None:
         """Log what is trained, on what and from where; a new run also gets its first pictures."""
         config, state = self.config.train, self.state
-        for name in ("G", "D"):
+        for name, optimizer in (("G", state.optimizer_g), ("D", state.optimizer_d)):
             count = sum(p.numel() for p in getattr(state, name).parameters())
-            log.info("%s: %.3f M parameters", name, count / 1e6)
+            frozen = count - sum(p.numel() for p in trained(optimizer))
+            of_them = f", {frozen / 1e6:.3f} M of them frozen" if frozen else ""
+            log.info("%s: %.3f M parameters%s", name, count / 1e6, of_them)
         for sentence in (self.source.describe(), *self.source.remarks):
             log.info("data: %s", sentence)
         log.info(

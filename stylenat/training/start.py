@@ -11,13 +11,14 @@ import torch
 from stylenat.config import RunConfig
 from stylenat.data import ImageSource, open_images, training_batches
 from stylenat.data.plan import BatchPlan
-from stylenat.distributed import rank, run_on_main, world_size
+from stylenat.distributed import broadcast_, from_main, rank, run_on_main, world_size
 from stylenat.metrics import Evaluator
 from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.precision import set_tf32
-from stylenat.training.checkpoint import load_checkpoint, newest_checkpoint
+from stylenat.training.checkpoint import checkpoints, load_checkpoint, newest_checkpoint
 from stylenat.training.run_folder import RunFolder
-from stylenat.training.state import TrainingState, new_state
+from stylenat.training.state import NETWORKS, TrainingState, new_state
+from stylenat.training.transfer import Transfer, plan_transfer
 
 log = logging.getLogger(__name__)
 
@@ -108,11 +109,31 @@ def make_evaluator(
     )
 
 
-def newest_state(config: RunConfig, folder: RunFolder, device: torch.device) -> Start:
-    """The newest whole checkpoint's state, or a fresh one."""
+def read_init_from(config: RunConfig, folder: RunFolder) -> Transfer | None:
+    """What a new run takes from `train.init_from`; None on all ranks but the first.
+
+    A run that has checkpoints continues from them: the model that it began with is not read again,
+    and need no longer be there. Raises as `plan_transfer` does, on every rank.
+    """
+    transfers: list[Transfer | None] = [None]
+
+    def read() -> None:
+        if not checkpoints(folder.checkpoints):
+            transfers[0] = plan_transfer(config)
+
+    run_on_main(read)
+    return transfers[0]
+
+
+def newest_state(
+    config: RunConfig, folder: RunFolder, device: torch.device, transfer: Transfer | None = None
+) -> Start:
+    """The newest whole checkpoint's state, or a fresh one with what it takes from a model."""
     state = new_state(config, device)
     path = run_on_main(lambda: newest_checkpoint(folder.checkpoints))
     if path is None:
+        if config.train.init_from is not None:
+            apply_on_all_ranks(transfer, state)
         return Start(state, 0.0, {})
     content = load_checkpoint(path)
     try:
@@ -123,6 +144,16 @@ def newest_state(config: RunConfig, folder: RunFolder, device: torch.device) -> 
         raise ValueError(f"{path}: {error}") from error
     data = content.get("data")
     return Start(state, float(content["seconds"]), data if isinstance(data, dict) else {})
+
+
+def apply_on_all_ranks(transfer: Transfer | None, state: TrainingState) -> None:
+    """Copy what the first rank has read into every rank's networks, and log what was copied."""
+    if transfer is not None:
+        transfer.apply(state)
+    for name in NETWORKS:
+        broadcast_(getattr(state, name).state_dict().values())
+    for line in from_main(None if transfer is None else transfer.report):
+        log.info("init_from: %s", line)
 
 
 def identity_of(source: ImageSource) -> dict[str, Any]:

@@ -12,6 +12,11 @@ import torch
 from stylenat.augment.adaptation import AdaptiveState
 from stylenat.config import RunConfig, TrainConfig
 from stylenat.models import Discriminator, Generator
+from stylenat.training.freezing import (
+    stop_vectors,
+    trained_parameters_d,
+    trained_parameters_g,
+)
 from stylenat.untrusted import misfits
 
 NETWORKS = ("G", "D", "G_ema")
@@ -55,7 +60,8 @@ class TrainingState:
             _check_same_tensors(name, getattr(self, name).state_dict(), saved[name])
         for name, network in zip(OPTIMIZERS, NETWORKS, strict=False):
             _check_same_groups(name, getattr(self, name).state_dict(), saved[name])
-            _check_moments(name, getattr(self, network), saved[name]["state"])
+            optimizer, state = getattr(self, name), saved[name]["state"]
+            _check_moments(name, getattr(self, network), optimizer, state)
         for name in NETWORKS + OPTIMIZERS:
             getattr(self, name).load_state_dict(saved[name])
         self.step, self.nimg = int(saved["step"]), int(saved["nimg"])
@@ -75,18 +81,29 @@ def new_state(config: RunConfig, device: torch.device) -> TrainingState:
 def state_of(
     G: Generator, D: Discriminator, G_ema: Generator, config: TrainConfig
 ) -> TrainingState:
-    """A state at step 0 around these networks, with new optimizers."""
+    """A state at step 0 around these networks, with new optimizers of all that is not frozen."""
     G.train().requires_grad_(False)
     D.train().requires_grad_(False)
+    stop_vectors(D, config)
     G_ema.eval().requires_grad_(False)
     is_fused = next(G.parameters()).is_cuda
     lr_d, betas_d = regularized_adam(config)
     optimizer_g = torch.optim.Adam(
-        G.parameters(), lr=config.lr_g, betas=(config.beta1, config.beta2), fused=is_fused
+        trained_parameters_g(G, config),
+        lr=config.lr_g,
+        betas=(config.beta1, config.beta2),
+        fused=is_fused,
     )
-    optimizer_d = torch.optim.Adam(D.parameters(), lr=lr_d, betas=betas_d, fused=is_fused)
+    optimizer_d = torch.optim.Adam(
+        trained_parameters_d(D, config), lr=lr_d, betas=betas_d, fused=is_fused
+    )
     adaptive = AdaptiveState() if config.augment == "ada" else None
     return TrainingState(G, D, G_ema, optimizer_g, optimizer_d, ada=adaptive)
+
+
+def trained(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
+    """The parameters that an optimizer moves: its network's without the frozen ones."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def regularized_adam(config: TrainConfig) -> tuple[float, tuple[float, float]]:
@@ -152,12 +169,19 @@ def _check_same_groups(name: str, own: Mapping[str, Any], saved: Mapping[str, An
         raise ValueError(f"the checkpoint's {name} has other parameters: {kept}, not {expected}")
 
 
-def _check_moments(name: str, network: torch.nn.Module, saved: Mapping[int, Any]) -> None:
+def _check_moments(
+    name: str,
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    saved: Mapping[int, Any],
+) -> None:
     """Check Adam's count and two moments of each parameter; before its first step it has none."""
-    keys = [key for key, _ in network.named_parameters()]
+    moved = {id(parameter) for parameter in trained(optimizer)}
+    parameters = {key: p for key, p in network.named_parameters() if id(p) in moved}
+    keys = list(parameters)
     own = {
         f"{key}.{what}": torch.empty((), device="meta") if what == "step" else parameter
-        for key, parameter in network.named_parameters()
+        for key, parameter in parameters.items()
         for what in ("step", "exp_avg", "exp_avg_sq")
     }
     kept = {

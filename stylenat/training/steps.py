@@ -41,7 +41,7 @@ from stylenat.losses import (
 )
 from stylenat.precision import DTYPES, autocast
 from stylenat.training.augmenting import record_signs, seen_by_d, sum_of_signs
-from stylenat.training.state import TrainingState
+from stylenat.training.state import TrainingState, trained
 
 Augment = Callable[[Tensor, Tensor], Tensor]
 Losses = dict[str, Tensor]
@@ -105,7 +105,7 @@ def d_step(
     """D's step: the adversarial loss, and consistency under `augment(images, draws)`."""
     D, totals = state.D, Totals()
     signs = torch.zeros((), dtype=torch.int64, device=inputs.real.device)
-    with trainable(D):
+    with trainable(trained(state.optimizer_d)):
         parts = list(inputs.parts())
         for part in parts:
             with autocast(part.real.device, DTYPES[config.precision]):
@@ -158,7 +158,7 @@ def d_losses(
 def penalty_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
     """D's gradient penalty as a step of its own, which counts for `r1_every` steps."""
     D, totals = state.D, Totals()
-    with trainable(D):
+    with trainable(trained(state.optimizer_d)):
         parts = list(inputs.parts())
         for part in parts:
             penalties = penalty_losses(state, part, config)
@@ -200,7 +200,7 @@ def weighted_penalty(penalties: Losses, config: TrainConfig) -> Tensor:
 def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
     """G's step. Of D, only the vectors of its spectral norm change."""
     G, totals = state.G, Totals()
-    with trainable(G):
+    with trainable(trained(state.optimizer_g)):
         parts = list(inputs.parts())
         for part in parts:
             with autocast(part.real.device, DTYPES[config.precision]):
@@ -223,24 +223,30 @@ def g_loss(state: TrainingState, part: StepInputs, config: TrainConfig) -> Tenso
 
 
 @contextmanager
-def trainable(network: nn.Module) -> Iterator[None]:
-    """Within the block the network's parameters collect gradients, which are removed after it."""
-    network.requires_grad_(True)
+def trainable(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Within the block the parameters collect gradients, which are removed after it."""
+    parameters = list(parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
     try:
         yield
     finally:
-        network.requires_grad_(False)
-        network.zero_grad(set_to_none=True)
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+            parameter.grad = None
 
 
 def average_gradients(network: nn.Module, loss: Tensor) -> Tensor:
     """Replace each gradient by its mean over the ranks, and return the norm of all of them.
 
     The norm is not finite if a loss or a gradient of some rank is not. A parameter that the loss
-    does not reach gets the gradient 0, so that Adam counts the step, as in the published R1.
+    does not reach gets the gradient 0, so that Adam counts the step, as in the published R1. Frozen
+    parameters have none.
     """
     gradients = []
     for parameter in network.parameters():
+        if not parameter.requires_grad:
+            continue
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         gradients.append(parameter.grad)

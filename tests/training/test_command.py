@@ -40,7 +40,11 @@ def test_dry_run_shows_what_would_be_trained_and_writes_nothing(config, tmp_path
 
 def test_memory_estimate_counts_weights_gradients_and_moments():
     """Of G twice (its average), of D once; one gradient at a time; two moments of each."""
-    assert state_bytes(10, 4) == 4 * (20 + 4 + 10 + 28)
+    assert state_bytes(10, 4, 10, 4) == 4 * (20 + 4 + 10 + 28)
+
+
+def test_memory_estimate_of_frozen_parts_has_neither_gradients_nor_moments():
+    assert state_bytes(10, 4, 6, 1) == 4 * (20 + 4 + 6 + 14)
 
 
 @pytest.mark.parametrize(

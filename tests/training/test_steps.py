@@ -130,7 +130,7 @@ def test_bfloat16_step_is_near_the_float32_step():
 
 def test_parameters_take_gradients_only_within_the_block():
     module = torch.nn.Linear(1, 1).requires_grad_(False)
-    with trainable(module):
+    with trainable(module.parameters()):
         assert module.weight.requires_grad
     assert not module.weight.requires_grad
 

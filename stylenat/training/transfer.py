@@ -1,0 +1,257 @@
+"""`train.init_from`: the networks of a new run begin with the tensors of a model that there is.
+
+A tensor of the model goes to the one that does the same work in the run's network, if their shapes
+agree. Levels are matched by their resolution: G's names count from 4x4 up, D's from the top down,
+so that the same level has other names in a D for larger images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stylenat.config import RunConfig, load_config, shipped_configs
+from stylenat.files import naming, user_path
+from stylenat.layout import RunPaths
+from stylenat.legacy import convert_all
+from stylenat.models import Discriminator, Generator
+from stylenat.sampling import load_generator
+from stylenat.text import shortened
+from stylenat.training.checkpoint import newest_checkpoint
+from stylenat.training.state import NETWORKS, TrainingState
+from stylenat.untrusted import ZIP_MAGIC
+
+Network = Generator | Discriminator
+
+# Each has the mean of w anew, since training changes it.
+DERIVED = ("w_avg", "w_avg_samples")
+WEIGHT = ".parametrizations.weight.original"
+VECTORS = (".parametrizations.weight.0._u", ".parametrizations.weight.0._v")
+
+# What the released files of the first format leave out, above all dilations. No tensor depends on
+# it, but a network cannot be built without it.
+PUBLISHED = ("ffhq256", "ffhq1024", "church256")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What `train.init_from` names: a file and its networks by the names of a training state."""
+
+    file: Path
+    networks: Mapping[str, Network]
+
+
+@dataclass(frozen=True)
+class Match:
+    """Which tensors one network takes from another, and what becomes of the rest.
+
+    `copied`: name in the run's network -> name in the model's. A weight under spectral norm stands
+    for its two singular vectors too, which go where it goes.
+    """
+
+    copied: Mapping[str, str]
+    count: int  # of the tensors that the run's network has
+    new: tuple[str, ...]
+    left_over: tuple[str, ...]
+    of_another_shape: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """A model and what a run's networks take from it, ready to be applied."""
+
+    model: Model
+    matches: Mapping[str, Match]
+    report: tuple[str, ...]
+
+    @torch.no_grad()
+    def apply(self, state: TrainingState) -> None:
+        """Copy all that matches into the state's networks, whatever their device is."""
+        for name, match in self.matches.items():
+            own = getattr(state, name).state_dict()
+            given = self.model.networks[name].state_dict()
+            for target, source in match.copied.items():
+                own[target].copy_(given[source])
+                for vector in VECTORS if target.endswith(WEIGHT) else ():
+                    key, source_key = (n.removesuffix(WEIGHT) + vector for n in (target, source))
+                    own[key].copy_(given[source_key])
+
+
+def plan_transfer(config: RunConfig) -> Transfer | None:
+    """What a new run takes from the model that it begins with; None if it begins with none.
+
+    Raises OSError if the model cannot be read, and ValueError, one sentence that names the file, if
+    it holds no generator or none of whose weights one fits the run's.
+    """
+    if config.train.init_from is None:
+        return None
+    model = read_model(config.train.init_from, config)
+    with torch.device("meta"):
+        G = Generator(config.model.generator)
+        D = Discriminator(config.model.discriminator)
+    targets: dict[str, Network] = {"G": G, "D": D, "G_ema": G}
+    matches = {name: match(targets[name], model.networks[name]) for name in model.networks}
+    if not any(name.endswith("weight") for name in matches["G"].copied):
+        raise ValueError(
+            f"{model.file}: no weight of its generator has the name and shape of one in "
+            "model.generator, so that nothing could be learned from it; give train.init_from a "
+            "model of the same widths, or change model.generator"
+        )
+    return Transfer(model, matches, tuple(_report(config, model, matches)))
+
+
+# Reading
+
+
+def read_model(path: str | Path, config: RunConfig) -> Model:
+    """The networks in whatever holds some, on the CPU. Raises as `plan_transfer` says.
+
+    Of a run, the newest training state. Where a file holds one generator, it is G and the average.
+    """
+    file = _file_of(user_path(path))
+    with naming(file), file.open("rb") as opened:
+        is_zip = opened.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    if not is_zip or file.suffix == ".safetensors":
+        # It also finds the sentence for what is no model.
+        generator = load_generator(file)
+        return Model(file, {"G": generator, "G_ema": generator})
+    shipped = shipped_configs()
+    configs = [config, None, *(load_config(shipped[name]) for name in PUBLISHED)]
+    held = convert_all(file, configs=configs)
+    networks = {"G": held.get("g"), "D": held.get("d"), "G_ema": held.get("g_ema")}
+    networks["G"] = networks["G"] or networks["G_ema"]
+    networks["G_ema"] = networks["G_ema"] or networks["G"]
+    if networks["G"] is None:
+        raise ValueError(f"{file} holds no generator: only {', '.join(held)}")
+    return Model(file, {name: found for name, found in networks.items() if found is not None})
+
+
+def _file_of(path: Path) -> Path:
+    if not path.is_dir():
+        return path
+    run = RunPaths(path)
+    if not run.config.is_file():
+        raise ValueError(f"{path} is a folder, but no run: it holds no config.yaml")
+    newest = newest_checkpoint(run.checkpoints)
+    if newest is None:
+        raise ValueError(
+            f"{path} is a run without a training state: give train.init_from one of its "
+            "snapshots, if it has some"
+        )
+    return newest
+
+
+# Matching
+
+
+def match(target: Network, source: Network) -> Match:
+    """Which tensors of `target` are to be copied from `source`; only shapes are looked at."""
+    own, given = _tensors(target), _tensors(source)
+    copied, new, odd = {}, [], []
+    for role, (name, tensor) in own.items():
+        if role not in given:
+            new.append(_shown(name))
+            continue
+        source_name, source_tensor = given[role]
+        if source_tensor.shape == tensor.shape:
+            copied[name] = source_name
+        else:
+            shapes = f"{list(source_tensor.shape)} there, {list(tensor.shape)} here"
+            odd.append(f"{_shown(name)} {shapes}")
+    left_over = tuple(_shown(name) for role, (name, _) in given.items() if role not in own)
+    return Match(copied, len(own), tuple(new), left_over, tuple(odd))
+
+
+def _tensors(network: Network) -> dict[str, tuple[str, Tensor]]:
+    """Name and tensor of all that can be copied, by what they do."""
+    return {
+        _role(network, name): (name, tensor)
+        for name, tensor in network.state_dict().items()
+        if name not in DERIVED and not name.endswith(VECTORS)
+    }
+
+
+def _role(network: Network, name: str) -> str:
+    """A tensor's name, the same in networks for images of any size."""
+    if isinstance(network, Generator):
+        # The last level's RGB output sees its own tokens, all others those of the next level.
+        last = len(network.levels) - 1
+        return name.replace(f"levels.{last}.to_rgb.", f"last_rgb@{network.resolution}.")
+    sides = [level.resolution for level in network.config.levels[::-1]]
+    return re.sub(
+        r"^(from_rgbs|blocks)\.(\d+)\.", lambda found: f"{found[1]}@{sides[int(found[2])]}.", name
+    )
+
+
+def _shown(name: str) -> str:
+    return name.replace(WEIGHT, ".weight")
+
+
+# Reporting
+
+
+def _report(config: RunConfig, model: Model, matches: Mapping[str, Match]) -> Iterator[str]:
+    counts = ", ".join(
+        f"{len(matches[name].copied)} of {matches[name].count} tensors of {name}"
+        for name in NETWORKS
+        if name in matches
+    )
+    absent = "" if "D" in matches else "; it holds no D, which starts anew"
+    yield f"{model.file}: {counts}{absent}"
+    for name, found in matches.items():
+        if name == "G_ema" and found == matches["G"]:
+            continue
+        whose = "G and G_ema" if name == "G" and found == matches.get("G_ema") else name
+        own = {_shown(key) for key in found.copied} | {*found.new}
+        own |= {entry.partition(" ")[0] for entry in found.of_another_shape}
+        given = {_shown(key) for key in found.copied.values()} | {*found.left_over}
+        given |= {entry.partition(" ")[0] for entry in found.of_another_shape}
+        for reason, entries in (
+            ("new, as drawn from train.seed", _folded(found.new, own)),
+            ("left over in the model", _folded(found.left_over, given)),
+            ("of another shape, and so new", list(found.of_another_shape)),
+        ):
+            if entries:
+                yield f"{whose}, {reason}: {', '.join(entries)}"
+    yield from _other_settings(config, model)
+
+
+def _folded(names: Collection[str], every: Collection[str]) -> list[str]:
+    """The names, those of a module with no other tensors as one entry: `levels.6 (34 tensors)`."""
+    others = set(every) - set(names)
+    counts: dict[str, int] = {}
+    for name in names:
+        parts = name.split(".")
+        modules = (".".join(parts[:length]) for length in range(1, len(parts)))
+        whole = (
+            module for module in modules if not any(o.startswith(f"{module}.") for o in others)
+        )
+        entry = next(whole, name)
+        counts[entry] = counts.get(entry, 0) + 1
+    return [f"{name} ({n} tensors)" if n > 1 else name for name, n in counts.items()]
+
+
+def _other_settings(config: RunConfig, model: Model) -> Iterator[str]:
+    """Settings that no tensor tells, but that change what the copied tensors make."""
+    G = model.networks["G"]
+    assert isinstance(G, Generator)
+    here, there = config.model.generator, G.config
+    pairs: list[tuple[str, object, object]] = [
+        (name, getattr(there, name), getattr(here, name))
+        for name in ("pixel_space", "mapping_lr_multiplier", "qk_scale")
+    ]
+    for index, (old, new) in enumerate(zip(there.levels, here.levels, strict=False)):
+        pairs.append((f"levels[{index}].heads", old.heads, new.heads))
+        pairs.append((f"levels[{index}].attention", old.attention, new.attention))
+    other = [
+        f"{name} ({shortened(str(old))} there, {shortened(str(new))} here)"
+        for name, old, new in pairs
+        if old != new
+    ]
+    if other:
+        yield f"settings of model.generator that the model was not trained with: {', '.join(other)}"
