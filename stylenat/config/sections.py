@@ -96,13 +96,13 @@ class AdaConfig:
     """Adaptive augmentation (ADA, arXiv 2006.06676), which `train.augment=ada` turns on.
 
     `transforms` is the set of transformations. Their probability p starts at 0 and could reach 1 in
-    `speed_kimg`; it rises while the mean sign of D's logits of real images is above `target`, and
-    never exceeds `p_max`.
+    `speed_kimg` (None: 500, or 100 for a run that begins with a model); it rises while the mean sign
+    of D's logits of real images is above `target`, and never exceeds `p_max`.
     """
 
     transforms: AugmentSet = "bgc"
     target: float = 0.6
-    speed_kimg: float = 500.0
+    speed_kimg: float | None = None
     p_max: float = 0.8
 
     def __post_init__(self) -> None:

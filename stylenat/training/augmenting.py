@@ -14,7 +14,12 @@ import logging
 from torch import Tensor
 
 from stylenat.augment import AUGMENT_DRAWS, ada, diffaugment
-from stylenat.augment.adaptation import Adaptation, update
+from stylenat.augment.adaptation import (
+    SPEED_KIMG,
+    SPEED_KIMG_FROM_A_MODEL,
+    Adaptation,
+    update,
+)
 from stylenat.config import TrainConfig
 from stylenat.distributed import all_reduce_sum_
 from stylenat.models.pixels import from_rgb, to_rgb
@@ -80,7 +85,9 @@ def settle_signs(state: TrainingState, config: TrainConfig) -> None:
 
 def settings_of(config: TrainConfig) -> Adaptation:
     section = config.ada
-    return Adaptation(target=section.target, speed_kimg=section.speed_kimg, p_max=section.p_max)
+    usual = SPEED_KIMG if config.init_from is None else SPEED_KIMG_FROM_A_MODEL
+    speed_kimg = usual if section.speed_kimg is None else section.speed_kimg
+    return Adaptation(target=section.target, speed_kimg=speed_kimg, p_max=section.p_max)
 
 
 def ada_statistics(state: TrainingState) -> dict[str, float]:

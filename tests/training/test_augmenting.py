@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from stylenat.augment.adaptation import AdaptiveState
-from stylenat.config import save_config
+from stylenat.config import TrainConfig, save_config
+from stylenat.config.sections import AdaConfig
 from stylenat.data.plan import BatchPlan
 from stylenat.models.pixels import IMAGENET, from_rgb, from_uint8, to_rgb
 from stylenat.training import steps
-from stylenat.training.augmenting import adapt, record_signs, seen_by_d, sum_of_signs
+from stylenat.training.augmenting import adapt, record_signs, seen_by_d, settings_of, sum_of_signs
 from stylenat.training.state import new_state
 from tests.training.test_loop import final_state, statistics
 from tests.training.tiny import stylenat, tiny
@@ -140,3 +141,13 @@ def test_a_run_with_ada_continues_bit_for_bit_on_any_number_of_ranks(tmp_path):
     for one, two in zip(*found, strict=True):
         assert one["ada_p"] == two["ada_p"]
         assert one["loss_d"] == pytest.approx(two["loss_d"], abs=1e-3)
+
+
+def test_p_moves_faster_in_a_run_that_begins_with_a_model():
+    own, fresh = TrainConfig(augment="ada"), AdaConfig(speed_kimg=7.0)
+    speeds = [
+        settings_of(dataclasses.replace(own, init_from=model)).speed_kimg
+        for model in (None, "m.pt")
+    ]
+    assert speeds == [500, 100]
+    assert settings_of(dataclasses.replace(own, init_from="m.pt", ada=fresh)).speed_kimg == 7
