@@ -95,9 +95,10 @@ class ConsistencyConfig:
 class AdaConfig:
     """Adaptive augmentation (ADA, arXiv 2006.06676), which `train.augment=ada` turns on.
 
-    `transforms` is the set of transformations. Their probability p starts at 0 and could reach 1 in
-    `speed_kimg` (None: 500, or 100 for a run that begins with a model); it rises while the mean sign
-    of D's logits of real images is above `target`, and never exceeds `p_max`.
+    `transforms` is the set of transformations. Their probability p starts at 0. It rises while the
+    mean sign of D's logits of real images is above `target`, and falls otherwise, fast enough to
+    reach 1 in `speed_kimg` (None: 500, or 100 if the run begins with a model). It never exceeds
+    `p_max`.
     """
 
     transforms: AugmentSet = "bgc"
