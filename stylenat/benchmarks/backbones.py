@@ -16,6 +16,7 @@ from stylenat.benchmarks.ceilings import measure_ceilings
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.timing import Timing, measure, peak_memory_mb, reset_peak_memory
 from stylenat.benchmarks.work import attention_replaced, give_back_values
+from stylenat.compat.functional import natten2dav, natten2dqkrpb
 from stylenat.precision import without_tf32
 
 COLUMNS = (
@@ -58,11 +59,29 @@ def gather_and_einsum(
     return torch.einsum("bnhwij,bhwijnd->bhwnd", weights, values)
 
 
-# How attention is computed; each is timed in the same process, one after the other. The drop-in
-# for old NATTEN under Hugging Face's code belongs here as one more row.
+def through_old_natten(
+    q_BHWND: Tensor,
+    k_BHWND: Tensor,
+    v_BHWND: Tensor,
+    groups: Sequence[HeadGroup],
+    rpb: Sequence[Tensor],
+    *,
+    scale: float | None = None,
+) -> Tensor:
+    """The calls of code for old NATTEN, such as Hugging Face's Dinat: qk, softmax, av."""
+    (group,), (table,) = groups, rpb
+    scale = q_BHWND.shape[-1] ** -0.5 if scale is None else scale
+    q, k, v = (x.permute(0, 3, 1, 2, 4) for x in (q_BHWND * scale, k_BHWND, v_BHWND))
+    weights = natten2dqkrpb(q, k, table, group.kernel_size, group.dilation).softmax(-1)
+    out_BNHWD: Tensor = natten2dav(weights, v, group.kernel_size, group.dilation)
+    return out_BNHWD.permute(0, 2, 3, 1, 4)
+
+
+# How attention is computed; each is timed in the same process, one after the other.
 ATTENTIONS: dict[str, Callable[[], AbstractContextManager[object]]] = {
     "ours": nullcontext,
     TAKEN_OUT: lambda: attention_replaced(blocks, give_back_values),
+    "stylenat.compat": lambda: attention_replaced(blocks, through_old_natten),
     "gather and einsum": lambda: attention_replaced(blocks, gather_and_einsum),
 }
 
