@@ -21,12 +21,13 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbones, "variant", lambda name: config)
 
 
+@pytest.mark.parametrize("attention", [backbones.gather_and_einsum, backbones.through_old_natten])
 @pytest.mark.parametrize("group", [HeadGroup(2, 3, 2), HeadGroup(2, 5, 1)])
-def test_gather_and_einsum_computes_our_operation(group):
+def test_other_ways_to_attend_compute_our_operation(attention, group):
     q, k, v = torch.randn(3, 2, 9, 7, 2, 4).unbind(0)
     rpb = [torch.randn(group.rpb_shape)]
     expected = neighborhood_attention_2d(q, k, v, (group,), rpb, backend="reference")
-    torch.testing.assert_close(backbones.gather_and_einsum(q, k, v, (group,), rpb), expected)
+    torch.testing.assert_close(attention(q, k, v, (group,), rpb), expected)
 
 
 def test_each_attention_is_timed_in_both_passes(tiny):
@@ -34,7 +35,7 @@ def test_each_attention_is_timed_in_both_passes(tiny):
         device=torch.device("cpu"), batches=[2, 1], repeats=3, names=["dinat_mini"]
     )
     rows = [(row["batch"], row["pass"], row["attention"]) for row in report.rows]
-    attentions = ["ours", "taken out", "gather and einsum"]
+    attentions = ["ours", "taken out", "stylenat.compat", "gather and einsum"]
     passes = ["inference", "training step"]
     assert rows == [(b, p, a) for b in (1, 2) for p in passes for a in attentions]
     for row in report.rows:
