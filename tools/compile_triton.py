@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ops.neighborhood.problem import HeadGroup
+from ops.neighborhood.unfused_problem import Window
 
 SIDE = 64
 # (dtype, head_dim, kernel_size) that must not spill: those of the published models, and near ones.
@@ -69,19 +70,39 @@ def compile_kernels(
     with _only_compiling(architecture) as compiled:
         out = launch.attention(q.requires_grad_(), k, v, groups, rpb, 1.0)
         out.sum().backward()
-    return [
-        Kernel(
-            kernel.metadata.name,
-            architecture,
-            str(dtype).removeprefix("torch."),
-            head_dim,
-            kernel_size,
-            *_resources(kernel.asm["cubin"]),
-            kernel.metadata.shared,
-            kernel.metadata.num_warps,
-        )
-        for kernel in compiled
-    ]
+    return [_described(kernel, architecture, dtype, head_dim, kernel_size) for kernel in compiled]
+
+
+def compile_unfused_kernels(
+    architecture: int, dtype: torch.dtype, head_dim: int, kernel_size: int
+) -> list[Kernel]:
+    """Compile the four maps of unfused attention in 2-D, with a bias."""
+    from ops.neighborhood.impl.triton import unfused
+
+    window = Window((kernel_size,) * 2, (SIDE // 16,) * 2, (False,) * 2)
+    q, k, v = torch.zeros(3, 1, 2, SIDE, SIDE, head_dim, dtype=dtype)
+    rpb = torch.zeros(2, 2 * kernel_size - 1, 2 * kernel_size - 1)
+    with _only_compiling(architecture) as compiled:
+        attn = unfused.query_key(q, k, rpb, window, 0.0)
+        unfused.gather(attn, v, window)
+        unfused.scatter(attn, v, window)
+        unfused.bias_gradient(attn, window)
+    return [_described(kernel, architecture, dtype, head_dim, kernel_size) for kernel in compiled]
+
+
+def _described(
+    kernel: Any, architecture: int, dtype: torch.dtype, head_dim: int, kernel_size: int
+) -> Kernel:
+    return Kernel(
+        kernel.metadata.name,
+        architecture,
+        str(dtype).removeprefix("torch."),
+        head_dim,
+        kernel_size,
+        *_resources(kernel.asm["cubin"]),
+        kernel.metadata.shared,
+        kernel.metadata.num_warps,
+    )
 
 
 @contextmanager
@@ -141,7 +162,10 @@ def main() -> None:
     rows, spilling = [], 0
     for architecture in (80, 90):
         for case in SMOOTH + OTHERS:
-            for kernel in compile_kernels(architecture, *case):
+            for kernel in (
+                *compile_kernels(architecture, *case),
+                *compile_unfused_kernels(architecture, *case),
+            ):
                 rows.append(asdict(kernel))
                 spilling += case in SMOOTH and kernel.spilled_bytes > 0
                 sys.stdout.write("  ".join(f"{k} {v}" for k, v in rows[-1].items()) + "\n")

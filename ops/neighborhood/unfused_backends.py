@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ops.neighborhood import impl
 from ops.neighborhood.backends import Problem, Row, choose_row
+from ops.neighborhood.impl.triton.plan import MAX_KERNEL_SIZE
 from ops.neighborhood.unfused_problem import UnfusedProblem, Window
 
 
@@ -54,6 +55,20 @@ class UnfusedBackend(Row):
 
 
 UNFUSED_BACKENDS: tuple[UnfusedBackend, ...] = (
+    UnfusedBackend(
+        name="triton",
+        summary="a tile's products with its halo, on matrix units",
+        requires="Triton, a C compiler and Python.h",
+        checked_by="triton",
+        module="triton.unfused",
+        device_type="cuda",
+        dtypes={torch.float32: 8, torch.bfloat16: 8, torch.float16: 8},
+        max_head_dim=128,
+        max_kernel_size=MAX_KERNEL_SIZE,
+        interpreted_by="TRITON_INTERPRET",
+        axes=(1, 2),
+        warns=True,
+    ),
     UnfusedBackend(
         name="cpu",
         summary="C++, vectorised and threaded; sums in float32",

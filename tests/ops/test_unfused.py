@@ -18,7 +18,7 @@ from tests.golden_values import golden_arrays, golden_json, golden_randn
 from tests.ops.unfused_problems import Call, Tensors, attend, draw, loop
 
 CALLS = (
-    Call((7,), 3, 2, rpb=True),
+    Call((7,), 3, 2, rpb=True, batch=2),
     Call((6,), 3, 2, True, extra=2, batch=2),
     Call((5, 4), 3, rpb=True, extra=2),
     Call((5, 7), (5, 3), (1, 2), (True, False), extra=1, heads=1),

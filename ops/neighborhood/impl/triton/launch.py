@@ -44,14 +44,14 @@ def attention(
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, layout: list[int], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v = (_unit_depth(x) for x in (q, k, v))
+    q, k, v = (unit_depth(x) for x in (q, k, v))
     batch, height, width, heads, _ = q.shape
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     m = torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
     inv_l = torch.empty_like(m)
     plan = plan_tiles(groups_of(layout), height, width)
     if batch:
-        with _device_of(q):
+        with device_of(q):
             kernels.forward[(batch * plan.programs,)](
                 q, k, v, out, m, inv_l, q if bias is None else bias,
                 *q.stride()[:4], *k.stride()[:4], *v.stride()[:4],
@@ -75,7 +75,7 @@ def _backward(
     scale: float,
     needs_dbias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    dout, q, k, v = (_unit_depth(x) for x in (dout, q, k, v))
+    dout, q, k, v = (unit_depth(x) for x in (dout, q, k, v))
     batch, height, width, heads, _ = q.shape
     dq, dk, dv = (torch.empty(q.shape, dtype=q.dtype, device=q.device) for _ in range(3))
     delta = torch.empty_like(m)
@@ -89,7 +89,7 @@ def _backward(
     shares = torch.empty(count, side, side, dtype=torch.float32, device=q.device)
     table = q if bias is None else bias
     if batch:
-        with _device_of(q):
+        with device_of(q):
             kernels.backward_queries[(batch * columns.programs,)](
                 q, k, v, out, dout, m, inv_l, delta, table, dq, shares, *strides,
                 *shape, columns.programs, columns.tiles_a_program, columns.layout, scale,
@@ -150,8 +150,6 @@ def _settings(
     wide, narrow = plan.halo_widths
     kernel_size = max(group.kernel_size for group in plan.groups)
     block_n, num_warps, num_stages = tuning_of(q.dtype, head_dim)[kernel]
-    # As in PyTorch's own products, TensorFloat-32 is used only if the user has turned it on.
-    is_tf32 = q.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
     settings = {
         "GROUPS": len(plan.groups),
         "HEAD_DIM": head_dim,
@@ -161,7 +159,7 @@ def _settings(
         "NARROW": narrow,
         "BLOCK_N": max(block_n, wide),
         "TABLE": 0 if bias is None else power_of_two((2 * kernel_size - 1) ** 2 + 1),
-        "PRECISION": "tf32" if is_tf32 else "ieee",
+        "PRECISION": precision_of(q),
         "num_warps": num_warps,
         "num_stages": num_stages,
         "enable_fp_fusion": True,
@@ -176,11 +174,18 @@ def _settings(
     return settings
 
 
-def _unit_depth(x: Tensor) -> Tensor:
+def precision_of(x: Tensor) -> str:
+    """As PyTorch's own products: TensorFloat-32 only where the user has turned it on."""
+    is_tf32 = x.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if is_tf32 else "ieee"
+
+
+def unit_depth(x: Tensor) -> Tensor:
+    """x, copied unless its features lie side by side."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _device_of(x: Tensor) -> Any:
+def device_of(x: Tensor) -> Any:
     """Triton launches on the current GPU; the interpreter has none."""
     return torch.cuda.device(x.device if x.is_cuda else -1)
 

@@ -55,14 +55,16 @@ def plan_columns(groups: tuple[HeadGroup, ...], height: int, width: int, batch: 
 
 
 def _plan(groups: tuple[HeadGroup, ...], height: int, width: int, tiles_a_program: int) -> Plan:
-    halos = [power_of_two(_widest_halo(width, group)) for group in groups]
+    halos = [
+        power_of_two(widest_halo(width, group.kernel_size, group.dilation)) for group in groups
+    ]
     wide = max(halos)
     narrow = max([halo for halo in halos if halo <= wide // 2], default=wide)
     layout: list[int] = []
     programs = first_head = first_bias = 0
     for group, halo in zip(groups, halos, strict=True):
         tiles_y, tiles_x = (
-            -(-_longest(length, group.dilation) // TILE) for length in (height, width)
+            -(-longest(length, group.dilation) // TILE) for length in (height, width)
         )
         rows = tiles_y * group.dilation  # a row of tiles for each row of sub-maps
         chunks = -(-rows // tiles_a_program)
@@ -83,20 +85,20 @@ def _plan(groups: tuple[HeadGroup, ...], height: int, width: int, tiles_a_progra
     return Plan(tuple(layout), programs, tiles_a_program, (wide, narrow), groups)
 
 
-def _longest(length: int, dilation: int) -> int:
+def longest(length: int, dilation: int) -> int:
     """The longest sub-map's side."""
     return -(-length // dilation)
 
 
-def _widest_halo(length: int, group: HeadGroup) -> int:
+def widest_halo(length: int, kernel_size: int, dilation: int, tile: int = TILE) -> int:
     """The most columns that a tile of queries attends to, or that attend to a tile of keys."""
     widest = 0
-    for side in {_longest(length, group.dilation), length // group.dilation}:
-        for first in range(0, side, TILE):
-            last = min(first + TILE, side) - 1
+    for side in {longest(length, dilation), length // dilation}:
+        for first in range(0, side, tile):
+            last = min(first + tile, side) - 1
             for low, high in (
-                reached_keys(first, last, side, group.kernel_size),
-                reaching_queries(first, last, side, group.kernel_size),
+                reached_keys(first, last, side, kernel_size),
+                reaching_queries(first, last, side, kernel_size),
             ):
                 widest = max(widest, high - low)
     return widest
