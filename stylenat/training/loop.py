@@ -51,7 +51,7 @@ from stylenat.training.start import (
     read_init_from,
     warn_of_other_data,
 )
-from stylenat.training.state import set_learning_rates, trained, update_average
+from stylenat.training.state import parameters_in_words, set_learning_rates, update_average
 from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step, step_inputs
 from stylenat.training.stopping import StopRequest, stop_signals
 from stylenat.training.watch import Watch
@@ -283,10 +283,7 @@ class Run:
         """Log what is trained, on what and from where; a new run also gets its first pictures."""
         config, state = self.config.train, self.state
         for name, optimizer in (("G", state.optimizer_g), ("D", state.optimizer_d)):
-            count = sum(p.numel() for p in getattr(state, name).parameters())
-            frozen = count - sum(p.numel() for p in trained(optimizer))
-            of_them = f", {frozen / 1e6:.3f} M of them frozen" if frozen else ""
-            log.info("%s: %.3f M parameters%s", name, count / 1e6, of_them)
+            log.info("%s: %s", name, parameters_in_words(getattr(state, name), optimizer))
         for sentence in (self.source.describe(), *self.source.remarks):
             log.info("data: %s", sentence)
         log.info(

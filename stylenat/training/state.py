@@ -106,6 +106,14 @@ def trained(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
+def parameters_in_words(network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    """How many parameters a network has, and how many of them are frozen, if some are."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    frozen = count - sum(parameter.numel() for parameter in trained(optimizer))
+    of_them = f", {frozen / 1e6:.3f} M of them frozen" if frozen else ""
+    return f"{count / 1e6:.3f} M parameters{of_them}"
+
+
 def regularized_adam(config: TrainConfig) -> tuple[float, tuple[float, float]]:
     """D's rate and betas, corrected for the penalty's own step after every `r1_every` steps.
 
