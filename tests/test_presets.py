@@ -93,7 +93,7 @@ def test_the_preset_for_fine_tuning_is_ffhq256_with_its_own_training():
     assert config.model == base.model
     assert (config.train.freeze_d, config.train.decay_from_kimg) == (3, None)
     assert config.train.init_from is not None
-    assert len(shipped_configs()["finetune256"].read_text().splitlines()) <= 12
+    assert len(shipped_configs()["finetune256"].read_text().splitlines()) <= 14
 
 
 # Which file an error names

@@ -120,8 +120,10 @@ def holds_classifier(path: str | Path) -> bool:
                 header = file.read(min(int.from_bytes(file.read(8), "little"), MOST_BYTES_OF_JSON))
             return any(stem in header for stem in stems)
         with zipfile.ZipFile(path) as archive:
-            (pickled,) = (n for n in archive.namelist() if n.endswith("data.pkl"))
-            content = archive.read(pickled)
+            (pickled,) = (i for i in archive.infolist() if i.filename.endswith("data.pkl"))
+            # torch.save compresses nothing: a compressed member could be a bomb.
+            is_stored = pickled.compress_type == zipfile.ZIP_STORED
+            content = archive.read(pickled) if is_stored else b""
         return any(stem in content for stem in stems)
     except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
         return False

@@ -39,7 +39,7 @@ def _parse_yaml(text: str) -> Any:
     """Plain data; the names of keys are text."""
     try:
         _refuse_structure(text)
-        return yaml.load(text, _Loader)
+        return _Loader(text).get_single_data()
     except _Refused as error:
         raise ValueError(str(error)) from None
     except Exception as error:

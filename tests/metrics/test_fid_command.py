@@ -58,7 +58,7 @@ def test_two_folders_and_drawn_faces_are_compared(files):
     ("arguments", "code", "sentence"),
     [
         (["--metrics", "fdi"], 1, "unknown metric 'fdi'; choose from fid, kid, pr, swd"),
-        (["--metrics", ","], 1, "there must be a metric"),
+        (["--metrics", ","], 1, "name at least one metric"),
         (["--num", "1"], 1, "fid takes at least 2 images generated (num): 1"),
         (["--weights", "absent.pth"], 1, f"absent.pth: {os.strerror(errno.ENOENT)}"),
         (["--mode", "cleaner"], 2, "'cleaner'"),
