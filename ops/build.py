@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import os
 import platform
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ops.files import cache_folder, take_lock
@@ -61,6 +62,20 @@ def build_library(source: Path) -> Path:
             message = f"can't use the cache folder {library.parent}: {error}; set STYLENAT_CACHE"
             raise BuildError(message) from error
     return library
+
+
+def load_library(source: Path) -> ctypes.CDLL:
+    """The library made from `source`. Raises BuildError as `build_library`, and OSError."""
+    return ctypes.CDLL(str(build_library(source)))
+
+
+def why_not(load: Callable[[], object]) -> str | None:
+    """None, or one sentence on why `load` can't have its library here. Builds it if need be."""
+    try:
+        load()
+    except (BuildError, OSError) as error:
+        return str(error)
+    return None
 
 
 def _compile(compiler: str, flags: tuple[str, ...], source: Path, library: Path) -> None:

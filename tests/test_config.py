@@ -676,3 +676,15 @@ def test_replaced_link_stays_a_link_and_modes_follow_the_umask(tmp_path):
     assert link.is_symlink()
     assert target.read_text() == "new"
     assert target.stat().st_mode == plain.stat().st_mode
+
+
+def test_what_no_key_can_hold_is_refused_by_what_it_is(tmp_path):
+    text = FACES.read_text()
+    date = write(tmp_path, f"{text}  weights: !!timestamp 2001-01-01\n")
+    assert refusal(date).startswith("metrics.weights must be text, a number, true, false, null, ")
+    no_text = write(tmp_path, text.replace("z_dim: 64", "attention_backend: !!binary /w=="))
+    assert refusal(no_text).startswith("model.generator.attention_backend must be text in UTF-8: ")
+    no_section = write(
+        tmp_path, f"{text}data: !!binary /w==\n".replace("data:\n  workers: 1\n", "")
+    )
+    assert refusal(no_section).startswith("data must be a section with the keys path, ")

@@ -8,6 +8,7 @@ Shapes: B batch, N heads, S the axes of space, D head_dim, K keys of a window, E
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -140,61 +141,26 @@ def _apply_av(
     return sum_of_values(maps, attn, value, additional_value)
 
 
-class NeighborhoodAttention1DQKAutogradFunction(_QK):
-    """`.apply(query, key, bias, additional_key, kernel, dilation, is_causal=False)` in 1-D."""
+def _function(base: type, call: str, axes: int, apply: Callable[..., Tensor]) -> Any:
+    """The class of this many axes, with NATTEN's name, by which FLOP counters know it."""
 
-    @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        return _apply_qk(ctx, 1, *inputs)
+        return apply(ctx, axes, *inputs)
+
+    name = f"NeighborhoodAttention{axes}D{call}AutogradFunction"
+    first = "query, key, bias, additional_key" if call == "QK" else "attn, value, additional_value"
+    doc = f"`.apply({first}, kernel, dilation, is_causal=False)` in {axes}-D."
+    return type(
+        name, (base,), {"forward": staticmethod(forward), "__doc__": doc, "__module__": __name__}
+    )
 
 
-class NeighborhoodAttention2DQKAutogradFunction(_QK):
-    """`.apply(query, key, bias, additional_key, kernel, dilation, is_causal=False)` in 2-D."""
+QK_FUNCTIONS = {axes: _function(_QK, "QK", axes, _apply_qk) for axes in (1, 2, 3)}
+AV_FUNCTIONS = {axes: _function(_AV, "AV", axes, _apply_av) for axes in (1, 2, 3)}
 
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        return _apply_qk(ctx, 2, *inputs)
-
-
-class NeighborhoodAttention3DQKAutogradFunction(_QK):
-    """`.apply(query, key, bias, additional_key, kernel, dilation, is_causal=False)` in 3-D."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        return _apply_qk(ctx, 3, *inputs)
-
-
-class NeighborhoodAttention1DAVAutogradFunction(_AV):
-    """`.apply(attn, value, additional_value, kernel, dilation, is_causal=False)` in 1-D."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        return _apply_av(ctx, 1, *inputs)
-
-
-class NeighborhoodAttention2DAVAutogradFunction(_AV):
-    """`.apply(attn, value, additional_value, kernel, dilation, is_causal=False)` in 2-D."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        return _apply_av(ctx, 2, *inputs)
-
-
-class NeighborhoodAttention3DAVAutogradFunction(_AV):
-    """`.apply(attn, value, additional_value, kernel, dilation, is_causal=False)` in 3-D."""
-
-    @staticmethod
-    def forward(ctx: Any, *inputs: Any) -> Tensor:
-        return _apply_av(ctx, 3, *inputs)
-
-
-QK_FUNCTIONS = {
-    1: NeighborhoodAttention1DQKAutogradFunction,
-    2: NeighborhoodAttention2DQKAutogradFunction,
-    3: NeighborhoodAttention3DQKAutogradFunction,
-}
-AV_FUNCTIONS = {
-    1: NeighborhoodAttention1DAVAutogradFunction,
-    2: NeighborhoodAttention2DAVAutogradFunction,
-    3: NeighborhoodAttention3DAVAutogradFunction,
-}
+NeighborhoodAttention1DQKAutogradFunction = QK_FUNCTIONS[1]
+NeighborhoodAttention2DQKAutogradFunction = QK_FUNCTIONS[2]
+NeighborhoodAttention3DQKAutogradFunction = QK_FUNCTIONS[3]
+NeighborhoodAttention1DAVAutogradFunction = AV_FUNCTIONS[1]
+NeighborhoodAttention2DAVAutogradFunction = AV_FUNCTIONS[2]
+NeighborhoodAttention3DAVAutogradFunction = AV_FUNCTIONS[3]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from stylenat.choices import AUGMENT_SETS, FILTERS, SHEET_COLUMNS, AugmentSet, Filter, SheetColumns
-from stylenat.cli.options import UserPath
+from stylenat.choices import AUGMENT_SETS, SHEET_COLUMNS, AugmentSet, Filter, SheetColumns
+from stylenat.cli.options import FILTER, UserPath
 
 
 @click.command()
@@ -46,14 +46,7 @@ from stylenat.cli.options import UserPath
     metavar="R",
     help="The side to which the images are scaled and cropped.",
 )
-@click.option(
-    "--filter",
-    "resize",
-    type=click.Choice(FILTERS),
-    default="lanczos",
-    show_default=True,
-    help="The filter that scales the images.",
-)
+@FILTER
 @click.option(
     "--seed",
     type=click.IntRange(0, 2**63 - 1),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from stylenat.choices import DTYPES, SNAPSHOTS
+from stylenat.choices import DTYPES, FILTERS, SNAPSHOTS
 from stylenat.files import user_path
 
 
@@ -80,6 +80,14 @@ DTYPE = click.option(
     default="float32",
     show_default=True,
     help="The precision of the generator; bfloat16 and float16 work by autocast.",
+)
+FILTER = click.option(
+    "--filter",
+    "resize",
+    type=click.Choice(FILTERS),
+    default="lanczos",
+    show_default=True,
+    help="The filter that scales the images.",
 )
 SNAPSHOT = click.option(
     "--snapshot",

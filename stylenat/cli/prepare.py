@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylenat.choices import CROPS, FILTERS
-from stylenat.cli.options import UserPath
+from stylenat.choices import CROPS
+from stylenat.cli.options import FILTER, UserPath
 
 if TYPE_CHECKING:
     from stylenat.data.prepare import Report
@@ -26,14 +26,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="What to do with an image that is not square: take its center, or count it as bad.",
 )
-@click.option(
-    "--filter",
-    "resize",
-    type=click.Choice(FILTERS),
-    default="lanczos",
-    show_default=True,
-    help="The filter that scales the images.",
-)
+@FILTER
 @click.option(
     "--max-images",
     type=click.IntRange(1),

@@ -96,7 +96,9 @@ def _for_json(value: object, key: str) -> object:
         raise ValueError(f"{key} must be below 2**63, and not below -2**63: {shown(value)}")
     if value is None or isinstance(value, int | float):
         return value
-    return {BYTES: ""}  # a date, a set: no field's type
+    raise ValueError(
+        f"{key} must be text, a number, true, false, null, a list or a section: {shown(value)}"
+    )
 
 
 # The sentence of a refusal
@@ -109,6 +111,8 @@ def _sentence(error: ValidationError, kind: Any, data: object, root: str) -> str
     faults = error.errors(include_url=False, include_input=False)
     for fault in sorted(faults, key=lambda fault: fault["type"] != UNKNOWN_KEY):
         steps = fault["loc"][1:]
+        if steps and steps[-1] == BYTES:  # text in place of a section
+            fault["type"], steps = "dataclass_type", steps[:-1]
         if fault["type"] == "missing" and isinstance(steps[-1], int):
             steps = steps[:-1]  # An entry that a list of fixed length lacks is the list's fault.
         place = _place(kind, data, steps, root)
@@ -121,6 +125,8 @@ def _said_of(fault: ErrorDetails, place: _Place, kind: Any, root: str) -> str:
     key = place.key
     if fault["type"] == UNKNOWN_KEY:
         return unknown_key(key, kind, root)
+    if isinstance(place.value, str | bytes) and str in _union(place.kind):
+        return f"{key} must be text in UTF-8: {shown(place.value)}"
     if fault["type"] == "missing" and place.value is None:
         return f"{key} is missing"
     if fault["type"] != "value_error":

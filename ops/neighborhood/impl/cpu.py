@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.build import BuildError, build_library
+from ops.build import load_library, why_not
 from ops.neighborhood.derivatives import refuse_second_gradient, refuse_tangents
 from ops.neighborhood.problem import HeadGroup
 
@@ -25,16 +25,12 @@ _SOURCE = Path(__file__).parent / "csrc" / "neighborhood.cpp"
 @functools.cache
 def missing() -> str | None:
     """None, or one sentence on why the library can't be built here. Builds it if need be."""
-    try:
-        _library()
-    except (BuildError, OSError) as error:
-        return str(error)
-    return None
+    return why_not(_library)
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build_library(_SOURCE)))
+    library = load_library(_SOURCE)
     pointer = ctypes.c_void_p
     library.neighborhood_forward.argtypes = (pointer, ctypes.c_float, *[pointer] * 3)
     library.neighborhood_backward.argtypes = (pointer, ctypes.c_float, *[pointer] * 4)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.build import BuildError, build_library
+from ops.build import load_library, why_not
 from ops.neighborhood.unfused_problem import MAX_AXES, Window
 
 _SOURCE = Path(__file__).parent / "csrc" / "unfused.cpp"
@@ -22,17 +22,13 @@ _SOURCE = Path(__file__).parent / "csrc" / "unfused.cpp"
 
 @functools.cache
 def missing() -> str | None:
-    """Builds the library, once per process; None, or one sentence on why it can't be had here."""
-    try:
-        _library()
-    except (BuildError, OSError) as error:
-        return str(error)
-    return None
+    """None, or one sentence on why the library can't be built here. Builds it if need be."""
+    return why_not(_library)
 
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build_library(_SOURCE)))
+    library = load_library(_SOURCE)
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
     library.unfused_query_key.argtypes = (pointer, whole, *[pointer] * 3, ctypes.c_float)
     library.unfused_gather.argtypes = (pointer, whole, pointer, pointer)
