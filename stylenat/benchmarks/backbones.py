@@ -16,7 +16,7 @@ from stylenat.benchmarks.ceilings import measure_ceilings
 from stylenat.benchmarks.report import Report
 from stylenat.benchmarks.timing import Timing, measure, peak_memory_mb, reset_peak_memory
 from stylenat.benchmarks.work import attention_replaced, give_back_values
-from stylenat.compat.functional import natten2dav, natten2dqkrpb
+from stylenat.compat.functional import na2d_av, na2d_qk
 from stylenat.precision import without_tf32
 
 COLUMNS = (
@@ -72,8 +72,8 @@ def through_old_natten(
     (group,), (table,) = groups, rpb
     scale = q_BHWND.shape[-1] ** -0.5 if scale is None else scale
     q, k, v = (x.permute(0, 3, 1, 2, 4) for x in (q_BHWND * scale, k_BHWND, v_BHWND))
-    weights = natten2dqkrpb(q, k, table, group.kernel_size, group.dilation).softmax(-1)
-    out_BNHWD: Tensor = natten2dav(weights, v, group.kernel_size, group.dilation)
+    weights = na2d_qk(q, k, group.kernel_size, group.dilation, rpb=table).softmax(-1)
+    out_BNHWD: Tensor = na2d_av(weights, v, group.kernel_size, group.dilation)
     return out_BNHWD.permute(0, 2, 3, 1, 4)
 
 
