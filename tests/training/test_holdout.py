@@ -9,8 +9,8 @@ import torch
 
 from stylenat.config import save_config
 from stylenat.data.plan import BatchPlan
-from stylenat.training.loop import train
 from stylenat.training.holdout import MOST_IMAGES, HeldOut
+from stylenat.training.loop import train
 from stylenat.training.start import described, open_training_images
 from stylenat.training.state import new_state
 from tests.training.test_loop import final_state, statistics
