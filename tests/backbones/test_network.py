@@ -12,9 +12,11 @@ from ops.neighborhood import HeadGroup, neighborhood_attention_2d
 from stylenat.backbones import NAT, LevelConfig, NATConfig, variant
 from stylenat.backbones.blocks import Attention, Block
 from stylenat.backbones.network import PatchMerging, PatchStem
+from stylenat.precision import without_tf32
 from tests.backbones.golden import FILES, golden_classifier
 
 TOLERANCE = 1e-4  # of the largest number
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 
 
 def tiny_config(**changes: object) -> NATConfig:
@@ -31,8 +33,9 @@ def close(found: Tensor, expected: Tensor) -> None:
     assert error < TOLERANCE, error
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", FILES)
-def test_logits_and_levels_are_the_official_ones(name):
+def test_logits_and_levels_are_the_official_ones(name, device):
     golden = golden_classifier(name)
     network = NAT(variant(golden.variant)).eval()
     network.load_state_dict({k.replace("layers.", "levels."): x for k, x in golden.weights.items()})
@@ -41,10 +44,11 @@ def test_logits_and_levels_are_the_official_ones(name):
     for level in list(network.levels)[:-1]:
         level.downsample.register_forward_hook(lambda *call: after.append(call[2]))
     network.norm.register_forward_hook(lambda *call: after.append(call[1][0]))
-    with torch.no_grad():
-        close(network(golden.images), golden.logits)
+    network.to(device)
+    with torch.no_grad(), without_tf32():
+        close(network(golden.images.to(device)).cpu(), golden.logits)
     for found_1HWC, expected_2C in zip(after, golden.levels, strict=True):
-        positions_LC = found_1HWC.flatten(0, 2)
+        positions_LC = found_1HWC.flatten(0, 2).cpu()
         mean, square = positions_LC.mean(0), positions_LC.square().mean(0)
         close(torch.stack([mean, square.sqrt()]), expected_2C)
 
