@@ -106,8 +106,27 @@ def test_every_size_of_image_gives_logits_and_maps(shell, height, width):
     assert all(x.is_contiguous() for x in maps)
 
 
+def test_an_isotropic_network_has_one_level_of_stride_16():
+    """Its stem, blocks and head in plain PyTorch; 5x3 patches are fewer than the window has."""
+    torch.manual_seed(0)
+    level = LevelConfig(16, (HeadGroup(2, 3, 1), HeadGroup(2, 3, 2)))
+    config = NATConfig((level,), shell="isotropic", mlp_ratio=4, num_classes=7)
+    network = NAT(config).eval()
+    images = torch.randn(2, 3, 80, 40)
+    patches = nn.functional.pad(images, (0, 8)).unfold(2, 16, 16).unfold(3, 16, 16)
+    weight = network.patch_embed.proj.weight
+    tokens = torch.einsum("bchwij,dcij->bhwd", patches, weight) + network.patch_embed.proj.bias
+    tokens = network.patch_embed.norm(tokens)
+    for block in network.levels[0].blocks:
+        tokens = block(tokens)
+    assert tokens.shape == (2, 5, 3, 16)
+    close(network(images), network.head(network.norm(tokens).mean((1, 2))))
+    (features,) = network.features(images)
+    assert features.shape == (2, 16, 5, 3)
+
+
 def test_patches_are_filled_with_zeros_on_the_right_and_below():
-    stem = PatchStem(3, 8)
+    stem = PatchStem(3, 8, 4)
     images = torch.randn(1, 3, 6, 9)
     filled = torch.zeros(1, 3, 8, 12)
     filled[..., :6, :9] = images
