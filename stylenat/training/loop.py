@@ -137,8 +137,9 @@ class Run:
         self.watch = Watch(config, folder, images.trained)
         self.services = Services(config, folder)
         self.outputs = Outputs(config, folder, start.state, self.services, data)
-        held_out = images.held_out
-        self.held_out = None if held_out is None else HeldOut(held_out, plan)
+        self.held_out = None
+        if images.held_out is not None:
+            self.held_out = HeldOut(images.trained, images.held_out, plan)
         self.device = next(start.state.G.parameters()).device
 
     def loop(
@@ -229,8 +230,7 @@ class Run:
         """Write one line to stats.jsonl, the log, the bar and the services."""
         state = self.state
         if self.held_out is not None:
-            heldout_logits = self.held_out.logits(state, self.config.train)
-            self.averages.add({"heldout_logits": heldout_logits})
+            self.averages.add(self.held_out.logits(state, self.config.train))
         means = self.averages.take()
         speed = self.clock.lap(state.nimg)
         entry = {
