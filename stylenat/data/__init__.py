@@ -1,5 +1,6 @@
 """Images to train on: data sets in many formats, and batches of them."""
 
+from stylenat.data.classes import class_labels
 from stylenat.data.faces import draw_face
 from stylenat.data.images import to_rgb
 from stylenat.data.loader import read_batches, training_batches
@@ -10,6 +11,7 @@ from stylenat.data.source import ImageSource
 __all__ = [
     "ImageSource",
     "Interrupted",
+    "class_labels",
     "draw_face",
     "open_images",
     "read_batches",
