@@ -54,7 +54,9 @@ class DataConfig:
     `path` is a folder, a zip, an LMDB, a CIFAR archive, or `faces:N` for N drawn faces. Images must
     have the networks' size; with `resize` (a filter) any image is scaled and cropped to it while it
     is read. `mirror` flips half of them. `max_images` takes a random subset of that many. `seed`
-    decides which faces are drawn and which images `max_images` takes.
+    decides which faces are drawn, which images `max_images` takes, and which are held out.
+    `holdout` is the share of the images that no step trains on: what D says of them, beside what it
+    says of the others, shows when it knows the training images by heart.
     `workers` processes read ahead; 0 reads in the training process. Up to `max_bad` images that
     can't be read are replaced by others; more end the run.
     """
@@ -63,12 +65,14 @@ class DataConfig:
     resize: Filter | None = None
     mirror: bool = True
     max_images: int | None = None
+    holdout: float = 0.0
     seed: int = 0
     workers: int = 2
     max_bad: int = 100
 
     def __post_init__(self) -> None:
         _require(self, "at least 1", "max_images", ok=lambda n: n >= 1)
+        _require(self, "at least 0 and below 1", "holdout", ok=lambda share: 0 <= share < 1)
         _require_seed(self)
         _require(self, f"0 to {MOST_WORKERS:,}", "workers", ok=lambda n: 0 <= n <= MOST_WORKERS)
         _require(self, "at least 0", "max_bad", ok=lambda n: n >= 0)
@@ -77,7 +81,8 @@ class DataConfig:
     @property
     def is_drawn(self) -> bool:
         """Whether `seed` decides which images there are."""
-        return self.max_images is not None or (self.path or "").startswith("faces:")
+        is_drawn = (self.path or "").startswith("faces:")
+        return is_drawn or self.max_images is not None or self.holdout > 0
 
 
 @dataclass(frozen=True)

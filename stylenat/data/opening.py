@@ -10,7 +10,7 @@ from stylenat.data.images import RefusedImage
 from stylenat.data.listing import refuse_run_folder
 from stylenat.data.lsun import DATABASE, LSUNSource, MultiResolutionSource, stored_resolutions
 from stylenat.data.readers import FolderSource, ZipSource
-from stylenat.data.source import FacesSource, ImageSource, ScaledSource, SizedSource, SubsetSource
+from stylenat.data.source import FacesSource, ImageSource, ScaledSource, SizedSource, split_off
 from stylenat.files import user_path
 from stylenat.text import shown
 
@@ -47,7 +47,7 @@ def open_images(
         raise ValueError(f"resize={resize} needs a resolution to scale to")
     source = open_unscaled(path, wanted=resolution, exactly=resize is None, seed=seed)
     if max_images is not None and max_images < len(source):
-        source = SubsetSource(source, max_images, seed=seed)
+        source, _ = split_off(source, max_images, seed)
     if resolution is not None:
         if resize is not None:
             source = ScaledSource(source, resolution=resolution, resize=resize)

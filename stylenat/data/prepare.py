@@ -24,7 +24,7 @@ from stylenat.data.labels import CLASS_NAMES
 from stylenat.data.opening import check_seed, open_unscaled
 from stylenat.data.partial import PartialZip, partial_folder
 from stylenat.data.pool import available_processors, in_order
-from stylenat.data.source import ImageSource, Label, SubsetSource
+from stylenat.data.source import ImageSource, Label, split_off
 from stylenat.files import (
     check_can_fill,
     check_can_write,
@@ -113,7 +113,7 @@ def prepare(
         source = FolderLabels(source)
     source.label(0)  # raises now if the labels can't be used
     if max_images is not None and max_images < len(source):
-        source = SubsetSource(source, max_images, seed=seed)
+        source, _ = split_off(source, max_images, seed)
     identity = {**dataclasses.asdict(settings), "source": source.fingerprint(), "format": _FORMAT}
     partial = PartialZip(dest, identity)
     resumed = len(partial.entries)

@@ -187,12 +187,11 @@ class _Derived(ImageSource):
 
 
 class SubsetSource(_Derived):
-    """`count` images drawn at random with a seed, in the data set's order."""
+    """The images of these indices, in the data set's order."""
 
-    def __init__(self, source: ImageSource, count: int, *, seed: int) -> None:
+    def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
         super().__init__(source)
-        shuffled = random_state(seed).permutation(len(source))
-        self.indices = np.sort(shuffled[:count])
+        self.indices = np.sort(indices)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -257,6 +256,12 @@ class SizedSource(_Derived):
                 f"`{command}`, or scale while reading (data.resize=bilinear)"
             )
         return image
+
+
+def split_off(source: ImageSource, count: int, *seeds: int) -> tuple[SubsetSource, SubsetSource]:
+    """`count` images drawn at random with the seeds, and all the others."""
+    shuffled = random_state(*seeds).permutation(len(source))
+    return SubsetSource(source, shuffled[:count]), SubsetSource(source, shuffled[count:])
 
 
 def random_state(*seeds: int) -> np.random.RandomState:

@@ -16,7 +16,7 @@ from stylenat.config import RunConfig, TrainConfig, to_dict
 from stylenat.distributed import run_on_main
 from stylenat.models import Discriminator, Generator
 from stylenat.precision import DTYPES, autocast
-from stylenat.training.start import open_training_images, plan_of
+from stylenat.training.start import described, open_training_images, plan_of
 from stylenat.training.state import TrainingState, state_of, trained
 from stylenat.training.steps import StepInputs, d_losses, g_loss, penalty_losses, trainable
 from stylenat.training.transfer import plan_transfer
@@ -28,7 +28,7 @@ def describe_run(config: RunConfig) -> str:
     Raises the same ValueError or OSError as the start of training would.
     """
     plan = plan_of(config)
-    source = open_training_images(config)
+    images = open_training_images(config)
     train = config.train
     transfer = run_on_main(lambda: transfer_lines(config))
     with FakeTensorMode():
@@ -46,7 +46,7 @@ def describe_run(config: RunConfig) -> str:
     return "\n".join(
         (
             settings,
-            f"data     {source.describe()}",
+            *(f"data     {sentence}" for sentence in described(images)),
             f"G, D     {counts[0] / 1e6:.3f} M, {counts[1] / 1e6:.3f} M parameters"
             + frozen_part(*counts, *moved),
             f"a step   {plan.batch} images: {plan.world_size} x {plan.passes} x {plan.per_pass} "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from stylenat.config import RunConfig
-from stylenat.data import ImageSource, Interrupted
+from stylenat.data import Interrupted
 from stylenat.data.plan import BatchPlan
 from stylenat.distributed import (
     START_TIMEOUT_SECONDS,
@@ -27,6 +27,7 @@ from stylenat.files import check_can_fill
 from stylenat.metrics import Evaluator, Stopped
 from stylenat.models.pixels import from_uint8
 from stylenat.training.augmenting import ada_statistics, adapt
+from stylenat.training.holdout import HeldOut
 from stylenat.training.outputs import Outputs
 from stylenat.training.report import (
     Averages,
@@ -41,6 +42,8 @@ from stylenat.training.run_folder import RunFolder
 from stylenat.training.services import Services
 from stylenat.training.start import (
     Start,
+    TrainingImages,
+    announce,
     identity_of,
     make_evaluator,
     newest_state,
@@ -51,7 +54,7 @@ from stylenat.training.start import (
     read_init_from,
     warn_of_other_data,
 )
-from stylenat.training.state import parameters_in_words, set_learning_rates, update_average
+from stylenat.training.state import set_learning_rates, update_average
 from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step, step_inputs
 from stylenat.training.stopping import StopRequest, stop_signals
 from stylenat.training.watch import Watch
@@ -71,12 +74,12 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
     plan = plan_of(config)
     step_seconds = step_timeout_seconds()
     run_on_main(lambda: check_can_fill(run_dir))
-    source = open_training_images(config)
+    images = open_training_images(config)
     folder = RunFolder(run_dir)
     with ExitStack() as stack:
         stack.enter_context(folder.lock)
         run_on_main(lambda: folder.claim(config))
-        evaluate = make_evaluator(config, source, device)
+        evaluate = make_evaluator(config, images.all, device)
         transfer = read_init_from(config, folder)
         run_on_main(lambda: folder.open(config))
 
@@ -89,14 +92,16 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         del transfer  # a second copy of all networks
         run_on_main(lambda: folder.rewind_stats(start.state.nimg))
         prepare_torch(config, start.state)
-        data = run_on_main(lambda: identity_of(source))
+        data = run_on_main(lambda: identity_of(images.trained))
         warn_of_other_data(start.data, data)
 
-        run = Run(config, plan, folder, source, evaluate, start, bar, data)
+        run = Run(config, plan, folder, images, evaluate, start, bar, data)
         stack.callback(run.services.close)
-        run.announce()
+        announce(config, plan, images, start.state, folder)
+        if not start.state.nimg:
+            run_on_main(lambda: run.outputs.write_first_look(images.trained))
         stop = stack.enter_context(stop_signals())
-        batches = open_batches(config, plan, source, start.state, stop.ends_waiting)
+        batches = open_batches(config, plan, images.trained, start.state, stop.ends_waiting)
         stack.enter_context(closing(batches))
         try:
             return run.loop(batches, stop, step_seconds=step_seconds)
@@ -119,19 +124,21 @@ class Run:
         config: RunConfig,
         plan: BatchPlan,
         folder: RunFolder,
-        source: ImageSource,
+        images: TrainingImages,
         evaluate: Evaluator | None,
         start: Start,
         bar: TrainingBar,
         data: dict[str, Any],
     ) -> None:
         self.config, self.plan, self.folder = config, plan, folder
-        self.source, self.evaluate = source, evaluate
+        self.evaluate = evaluate
         self.state, self.bar = start.state, bar
         self.averages, self.clock = Averages(), Clock(start.seconds)
-        self.watch = Watch(config, folder, source)
+        self.watch = Watch(config, folder, images.trained)
         self.services = Services(config, folder)
         self.outputs = Outputs(config, folder, start.state, self.services, data)
+        held_out = images.held_out
+        self.held_out = None if held_out is None else HeldOut(held_out, plan)
         self.device = next(start.state.G.parameters()).device
 
     def loop(
@@ -221,6 +228,9 @@ class Run:
     def log_statistics(self) -> None:
         """Write one line to stats.jsonl, the log, the bar and the services."""
         state = self.state
+        if self.held_out is not None:
+            heldout_logits = self.held_out.logits(state, self.config.train)
+            self.averages.add({"heldout_logits": heldout_logits})
         means = self.averages.take()
         speed = self.clock.lap(state.nimg)
         entry = {
@@ -278,24 +288,3 @@ class Run:
             self.state.nimg / 1000,
         )
         return number
-
-    def announce(self) -> None:
-        """Log what is trained, on what and from where; a new run also gets its first pictures."""
-        config, state = self.config.train, self.state
-        for name, optimizer in (("G", state.optimizer_g), ("D", state.optimizer_d)):
-            log.info("%s: %s", name, parameters_in_words(getattr(state, name), optimizer))
-        for sentence in (self.source.describe(), *self.source.remarks):
-            log.info("data: %s", sentence)
-        log.info(
-            "%d images per step on %d x %s, %s, to %g kimg, in %s",
-            self.plan.batch,
-            self.plan.world_size,
-            self.device.type,
-            config.precision,
-            config.total_kimg,
-            self.folder.path,
-        )
-        if state.nimg:
-            log.info("continuing from %.1f kimg", state.nimg / 1000)
-        else:
-            run_on_main(lambda: self.outputs.write_first_look(self.source))

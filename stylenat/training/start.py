@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -11,14 +11,17 @@ import torch
 from stylenat.config import RunConfig
 from stylenat.data import ImageSource, open_images, training_batches
 from stylenat.data.plan import BatchPlan
+from stylenat.data.source import split_off
 from stylenat.distributed import broadcast_, from_main, rank, run_on_main, world_size
 from stylenat.metrics import Evaluator
 from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.precision import set_tf32
 from stylenat.training.checkpoint import checkpoints, load_checkpoint, newest_checkpoint
 from stylenat.training.run_folder import RunFolder
-from stylenat.training.state import NETWORKS, TrainingState, new_state
+from stylenat.training.state import NETWORKS, TrainingState, new_state, parameters_in_words
 from stylenat.training.transfer import Transfer, plan_transfer
+
+HOLDOUT_STREAM = 1  # beside data.seed, so that not the images of data.max_images are drawn again
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,15 @@ def plan_of(config: RunConfig) -> BatchPlan:
     )
 
 
-def open_training_images(config: RunConfig) -> ImageSource:
+class TrainingImages(NamedTuple):
+    """The data set: all images, those that steps are taken on, and those held out of training."""
+
+    all: ImageSource
+    trained: ImageSource
+    held_out: ImageSource | None
+
+
+def open_training_images(config: RunConfig) -> TrainingImages:
     """The data set. Raises ValueError or OSError if there is none, or too few images."""
     if config.data.path is None:
         raise ValueError(
@@ -59,12 +70,26 @@ def open_training_images(config: RunConfig) -> ImageSource:
         max_images=config.data.max_images,
         seed=config.data.seed,
     )
-    if len(source) < config.train.batch:
+    images = TrainingImages(source, source, None)
+    if config.data.holdout:
+        count = max(1, round(config.data.holdout * len(source)))
+        held_out, trained = split_off(source, count, config.data.seed, HOLDOUT_STREAM)
+        images = TrainingImages(source, trained, held_out)
+    if len(images.trained) < config.train.batch:
+        without = "" if images.held_out is None else " without those of data.holdout"
         raise ValueError(
-            f"{config.data.path}: {len(source)} images are fewer than train.batch, "
-            f"{config.train.batch}"
+            f"{config.data.path}: {len(images.trained)} images{without} are fewer than "
+            f"train.batch, {config.train.batch}"
         )
-    return source
+    return images
+
+
+def described(images: TrainingImages) -> Iterator[str]:
+    """What a user should know of the data set: a sentence on each matter."""
+    yield images.trained.describe()
+    if images.held_out is not None:
+        yield f"{images.held_out.describe()} are held out of training"
+    yield from images.trained.remarks
 
 
 def open_batches(
@@ -192,3 +217,28 @@ def prepare_torch(config: RunConfig, state: TrainingState) -> None:
                 module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
         state.G.compile()
         state.D.compile()
+
+
+def announce(
+    config: RunConfig,
+    plan: BatchPlan,
+    images: TrainingImages,
+    state: TrainingState,
+    folder: RunFolder,
+) -> None:
+    """Log what is trained, on what and from where."""
+    for name, optimizer in (("G", state.optimizer_g), ("D", state.optimizer_d)):
+        log.info("%s: %s", name, parameters_in_words(getattr(state, name), optimizer))
+    for sentence in described(images):
+        log.info("data: %s", sentence)
+    log.info(
+        "%d images per step on %d x %s, %s, to %g kimg, in %s",
+        plan.batch,
+        plan.world_size,
+        next(state.G.parameters()).device.type,
+        config.train.precision,
+        config.train.total_kimg,
+        folder.path,
+    )
+    if state.nimg:
+        log.info("continuing from %.1f kimg", state.nimg / 1000)

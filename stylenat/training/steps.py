@@ -93,9 +93,9 @@ def step_inputs(real: Tensor, plan: BatchPlan, *, seed: int, step: int, z_dim: i
     return StepInputs(real, *mine, seen_draws=plan.own_share(seen_draws), passes=plan.passes)
 
 
-def step_generator(seed: int, step: int) -> torch.Generator:
-    """A generator on the CPU whose numbers depend on the seed and the step."""
-    state = np.random.SeedSequence((seed, step)).generate_state(1, np.uint64)
+def step_generator(seed: int, step: int, *stream: int) -> torch.Generator:
+    """A generator on the CPU whose numbers depend on the seed, the step and the stream."""
+    state = np.random.SeedSequence((seed, step, *stream)).generate_state(1, np.uint64)
     return torch.Generator().manual_seed(int(state[0] >> 1))
 
 

@@ -106,7 +106,7 @@ class Slow:
 def source_of(config: object):
     from stylenat.training.start import open_training_images
 
-    return open_training_images(config)  # type: ignore[arg-type]
+    return open_training_images(config).all  # type: ignore[arg-type]
 
 
 def test_a_signal_ends_an_evaluation_and_the_next_start_measures(tmp_path, monkeypatch):

@@ -1,0 +1,160 @@
+"""Images held out of training: no step sees them, and asking D about them changes nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from stylenat.config import save_config
+from stylenat.data.plan import BatchPlan
+from stylenat.training.holdout import MOST_IMAGES, HeldOut
+from stylenat.training.loop import train
+from stylenat.training.start import described, open_training_images
+from stylenat.training.state import new_state
+from tests.training.test_loop import final_state, statistics
+from tests.training.tiny import stylenat, tiny
+
+CPU = torch.device("cpu")
+QUARTER = {"data": {"holdout": 0.25}}
+
+
+def names_of(source) -> set[str]:
+    return {source.name(index) for index in range(len(source))}
+
+
+def test_every_image_is_either_trained_on_or_held_out():
+    images = open_training_images(tiny(**QUARTER))
+    trained, held_out = names_of(images.trained), names_of(images.held_out)
+    assert (len(trained), len(held_out)) == (48, 16)
+    assert trained | held_out == names_of(images.all)
+    again = open_training_images(tiny(**QUARTER))
+    assert names_of(again.held_out) == held_out
+    other = open_training_images(tiny(data={"holdout": 0.25, "seed": 1}))
+    assert {other.held_out.indices.tobytes()} != {images.held_out.indices.tobytes()}
+
+
+def test_a_random_part_of_the_data_is_split_anew():
+    """With one permutation for both, the images held out would be the first of those taken."""
+    config = tiny(data={"holdout": 0.5, "max_images": 32})
+    images = open_training_images(config)
+    assert len(names_of(images.trained) | names_of(images.held_out)) == 32
+    whole = open_training_images(tiny(data={"holdout": 0.25}))  # the same number, without taking
+    assert names_of(images.held_out) != names_of(whole.held_out)
+
+
+def test_without_a_share_nothing_is_held_out():
+    images = open_training_images(tiny())
+    assert images.held_out is None
+    assert images.trained is images.all
+
+
+def test_the_data_are_described_in_two_sentences():
+    sentences = list(described(open_training_images(tiny(**QUARTER))))
+    assert sentences == [
+        "faces:64: 48 of 64 images, 16x16",
+        "faces:64: 16 of 64 images, 16x16 are held out of training",
+    ]
+
+
+def test_a_holdout_that_leaves_too_few_images_is_refused():
+    with pytest.raises(ValueError, match=r"3 images without those of data\.holdout are fewer"):
+        open_training_images(tiny(data={"holdout": 0.95}))
+
+
+@pytest.mark.parametrize("share", [1, -0.1, 2.0])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match=r"data\.holdout.*at least 0 and below 1"):
+        tiny(data={"holdout": share})
+
+
+@pytest.mark.parametrize("augment", ["none", "diffaugment", "ada"])
+def test_asking_d_changes_nothing_in_it(augment):
+    config = tiny(**QUARTER, train={"augment": augment, "consistency": None})
+    state = new_state(config, CPU)
+    frozen = next(module for name, module in state.D.named_modules() if name.endswith(".0"))
+    frozen.eval()
+    before = {name: tensor.clone() for name, tensor in state.D.state_dict().items()}
+    modes = [module.training for module in state.D.modules()]
+    held_out = HeldOut(open_training_images(config).held_out, BatchPlan(8))
+    first = held_out.logits(state, config.train)
+    assert torch.equal(held_out.logits(state, config.train), first)
+    assert all(torch.equal(before[name], x) for name, x in state.D.state_dict().items())
+    assert [module.training for module in state.D.modules()] == modes
+
+
+def test_the_logits_are_those_of_the_held_out_images():
+    config = tiny(**QUARTER)
+    state = new_state(config, CPU)
+    images = open_training_images(config)
+    logits = HeldOut(images.held_out, BatchPlan(16)).logits(state, config.train)
+    pixels = torch.stack([torch.from_numpy(images.held_out.read(i)) for i in range(16)])
+    state.D.eval()
+    with torch.no_grad():
+        expected = state.D(state.G.from_uint8(pixels)).mean()
+    assert torch.allclose(logits, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "count"), [(8, 16), (16, 16), (32, 32), (24, 24)])
+def test_whole_batches_are_taken_of_any_number_of_images(batch, count):
+    source = open_training_images(tiny(**QUARTER)).held_out
+    assert len(source) == 16
+    held_out = HeldOut(source, BatchPlan(batch))
+    assert len(held_out.pixels_BHW3) == held_out.count == count <= MOST_IMAGES
+
+
+def test_two_ranks_share_them_and_find_the_same_mean():
+    config = tiny(**QUARTER)
+    state = new_state(config, CPU)
+    source = open_training_images(config).held_out
+    whole = HeldOut(source, BatchPlan(8)).logits(state, config.train)
+    shares = [
+        HeldOut(source, BatchPlan(8, rank=rank, world_size=2)).logits(state, config.train)
+        for rank in range(2)
+    ]
+    assert torch.allclose(torch.stack(shares).mean(), whole, atol=1e-6)
+
+
+def test_a_run_writes_the_logits_and_trains_as_it_would_without_asking(tmp_path):
+    """The same 48 images, from the split alone: asking D must not move a bit of the run."""
+    config = tiny(**QUARTER, train={"total_kimg": 0.064, "augment": "ada", "consistency": None})
+    train(config, tmp_path / "asked", CPU)
+    entries = [line for line in statistics(tmp_path / "asked") if "loss_d" in line]
+    assert all("heldout_logits" in entry for entry in entries)
+    seldom = tiny(
+        **QUARTER,
+        train={
+            "total_kimg": 0.064,
+            "augment": "ada",
+            "consistency": None,
+            "log_every_nimg": 64,
+            "snapshot_every_kimg": 0.064,
+        },
+    )
+    train(seldom, tmp_path / "seldom", CPU)
+    assert final_state(tmp_path / "asked") == final_state(tmp_path / "seldom")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_stopped_run_writes_the_same_logits(tmp_path, ranks):
+    config = tiny(**QUARTER, train={"total_kimg": 0.064})
+    save_config(config, tmp_path / "tiny.yaml")
+    for name, stops in (("whole", [0.064]), ("stopped", [0.032, 0.064])):
+        for kimg in stops:
+            done = stylenat(
+                "train", tmp_path / "tiny.yaml", f"train.total_kimg={kimg}",
+                "--run-dir", tmp_path / name, ranks=ranks,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+    whole, stopped = (
+        [
+            line["heldout_logits"]
+            for line in map(json.loads, (tmp_path / name / "stats.jsonl").read_text().splitlines())
+            if "heldout_logits" in line
+        ]
+        for name in ("whole", "stopped")
+    )
+    assert len(whole) == 8
+    assert whole == stopped
