@@ -110,6 +110,15 @@ class RunConfig:
                 "train.freeze_g_low and train.freeze_g_high must leave one of the generator's "
                 f"{levels_g} levels to train: {low} and {high}"
             )
+        if train.class_transition_kimg is not None:
+            if not model.classes:
+                raise ValueError(
+                    "train.class_transition_kimg must be null without classes: "
+                    f"{list(train.class_transition_kimg)}; set model.classes"
+                )
+            # Before the transition, D has no other opinion than the unconditional one.
+            discriminator = replace(model.discriminator, unconditional_logit=True)
+            object.__setattr__(self, "model", replace(model, discriminator=discriminator))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

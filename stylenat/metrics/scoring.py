@@ -6,16 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from stylenat.choices import Filter
 from stylenat.config import load_run_config
-from stylenat.data import ImageSource, open_images
+from stylenat.data import ImageSource, class_labels, open_images
 from stylenat.data.opening import FACES
+from stylenat.data.source import SubsetSource
 from stylenat.files import user_path
 from stylenat.layout import RunPaths
 from stylenat.metrics.evaluate import Evaluator, check_settings
 from stylenat.metrics.scores import Scores
+from stylenat.models import Generator
 from stylenat.sampling import compile_synthesis, is_model, load_model
 
 
@@ -86,21 +89,9 @@ def score(
     Raises what `Evaluator`, `load_model` and `open_images` raise, and ValueError if images are to
     be compiled. `tell` gets what a user should know of the images. All ranks must call this.
     """
-    check_settings(protocol.metrics, num=protocol.num, mode=protocol.mode, seed=seed)
-    for path in (protocol.data, protocol.weights, protocol.reference):
-        if path is not None and not str(path).startswith(FACES):
-            user_path(str(path)).stat()  # raises OSError, before anything large is read
-    generator = load_model(model, device, which=snapshot) if is_model(model) else None
-    images = open_images(model) if generator is None else None
-    if compiled:
-        if generator is None:
-            raise ValueError(f"--compile is for models, but {model} is a set of images")
-        compile_synthesis(generator)
-    side = None if generator is None else generator.resolution
-    reference = _open_data(protocol, side, images)
-    for source in (images, reference):
-        for remark in source.remarks if source is not None else ():
-            tell(remark)
+    generator, images, reference = _open(
+        model, protocol, device, seed=seed, snapshot=snapshot, compiled=compiled, tell=tell
+    )
     evaluator = Evaluator(
         protocol.metrics,
         reference,
@@ -118,6 +109,89 @@ def score(
         return evaluator(generator, truncation_psi=truncation_psi, dtype=dtype)
     assert images is not None
     return evaluator.score_images(images)
+
+
+def score_classes(
+    model: str,
+    protocol: Protocol,
+    *,
+    device: torch.device,
+    snapshot: str = "best",
+    trust_weights: bool = False,
+    truncation_psi: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    compiled: bool = False,
+    tell: Callable[[str], None] = lambda remark: None,
+    **reading: int,
+) -> dict[str, Scores]:
+    """Scores of each class of a model, by its name or number: `num` images of that class against
+    the data's images of it.
+
+    `reading`: batch and workers. Raises as `score` does, and ValueError for a model without
+    classes, data without labels, and a class with too few images.
+    """
+    generator, _, data = _open(
+        model, protocol, device, seed=seed, snapshot=snapshot, compiled=compiled, tell=tell
+    )
+    if generator is None or not generator.config.classes:
+        raise ValueError(f"--per-class is for models with classes, and {model} has none")
+    if data is None:
+        raise ValueError("--per-class needs a data set with labels, and no file of statistics")
+    settings = generator.config
+    labels_N = class_labels(data, settings.classes)
+    names = settings.class_names or tuple(map(str, range(settings.classes)))
+    scores, network = {}, None
+    for label, name in enumerate(names):
+        try:
+            evaluator = Evaluator(
+                protocol.metrics,
+                SubsetSource(data, np.flatnonzero(labels_N == label)),
+                num=protocol.num,
+                mode=protocol.mode,
+                weights=protocol.weights,
+                trust_weights=trust_weights,
+                device=device,
+                seed=seed,
+                network=network,
+                **reading,
+            )
+        except ValueError as error:
+            raise ValueError(f"class {name}: {error}") from error
+        network = evaluator.network
+        scores[name] = evaluator(
+            generator, truncation_psi=truncation_psi, dtype=dtype, of_class=label
+        )
+    return scores
+
+
+def _open(
+    model: str,
+    protocol: Protocol,
+    device: torch.device,
+    *,
+    seed: int,
+    snapshot: str,
+    compiled: bool,
+    tell: Callable[[str], None],
+) -> tuple[Generator | None, ImageSource | None, ImageSource | None]:
+    """The generator or the images to be scored, and the data, which a file may stand in for."""
+    check_settings(protocol.metrics, num=protocol.num, mode=protocol.mode, seed=seed)
+    for path in (protocol.data, protocol.weights, protocol.reference):
+        if path is not None and not str(path).startswith(FACES):
+            user_path(str(path)).stat()  # raises OSError, before anything large is read
+    generator = load_model(model, device, which=snapshot) if is_model(model) else None
+    images = open_images(model) if generator is None else None
+    if compiled:
+        if generator is None:
+            raise ValueError(f"--compile is for models, but {model} is a set of images")
+        compile_synthesis(generator)
+    side = None if generator is None else generator.resolution
+    reference = _open_data(protocol, side, images)
+    for source in (images, reference):
+        for remark in source.remarks if source is not None else ():
+            tell(remark)
+    return generator, images, reference
 
 
 def _open_data(

@@ -18,32 +18,35 @@ from torch import Tensor, nn
 
 from stylenat.augment.draws import ADA_DRAWS
 from stylenat.config import TrainConfig
-from stylenat.data import ImageSource
+from stylenat.data import ImageSource, class_labels
 from stylenat.data.plan import BatchPlan
 from stylenat.precision import DTYPES, autocast
 from stylenat.training.augmenting import seen_by_d
+from stylenat.training.inputs import step_generator
 from stylenat.training.state import TrainingState
-from stylenat.training.steps import step_generator
 
 MOST_IMAGES = 64  # that D is asked about; they stay in memory
 DRAWS_STREAM = 1  # beside (seed, step), whose own numbers the step has used
 
 
 class HeldOut:
-    """Some of the held-out images, the same ones throughout a run, dealt as a step's images are."""
+    """Some of the held-out images, the same ones throughout a run, dealt as a step's images are.
 
-    def __init__(self, source: ImageSource, plan: BatchPlan) -> None:
+    With `classes`, D is also told which class each one has.
+    """
+
+    def __init__(self, source: ImageSource, plan: BatchPlan, classes: int = 0) -> None:
         self.plan = plan
         batches = max(1, min(MOST_IMAGES, len(source)) // plan.batch)
         self.count = batches * plan.batch  # of all ranks; of a small set some come more than once
-        self.pixels_BHW3 = torch.from_numpy(
-            np.stack(
-                [
-                    source.read(source.readable(number * len(source) // self.count))
-                    for number in plan.own_share(range(self.count))
-                ]
-            )
-        )
+        indices = [
+            source.readable(number * len(source) // self.count)
+            for number in plan.own_share(range(self.count))
+        ]
+        self.pixels_BHW3 = torch.from_numpy(np.stack([source.read(index) for index in indices]))
+        self.labels_B: Tensor | None = None
+        if classes:
+            self.labels_B = torch.from_numpy(class_labels(source, classes)[indices])
 
     @torch.no_grad()
     def logits(self, state: TrainingState, config: TrainConfig) -> Tensor:
@@ -52,14 +55,17 @@ class HeldOut:
         generator = step_generator(config.seed, state.step, DRAWS_STREAM)
         draws = self.plan.own_share(torch.rand(self.count, ADA_DRAWS, generator=generator))
         per_pass = self.plan.per_pass
+        labels = [None] * (len(self.pixels_BHW3) // per_pass)
+        if self.labels_B is not None:
+            labels = self.labels_B.to(device).split(per_pass)
         logits = []
         with unmoved(state.D), autocast(device, DTYPES[config.precision]):
-            for pixels_BHW3, draws_BN in zip(
-                self.pixels_BHW3.split(per_pass), draws.split(per_pass), strict=True
+            for pixels_BHW3, draws_BN, labels_B in zip(
+                self.pixels_BHW3.split(per_pass), draws.split(per_pass), labels, strict=True
             ):
                 real_B3SS = state.G.from_uint8(pixels_BHW3.to(device))
                 seen_B3SS = seen_by_d(real_B3SS, draws_BN, state, config)
-                logits.append(state.D.forward(seen_B3SS).float())
+                logits.append(state.D.forward(seen_B3SS, labels_B).float())
         return torch.cat(logits).mean()
 
 

@@ -28,8 +28,8 @@ from stylenat.untrusted import ZIP_MAGIC
 
 Network = Generator | Discriminator
 
-# Each has the mean of w anew, since training changes it.
-DERIVED = ("w_avg", "w_avg_samples")
+# Each has the mean of w anew, since training changes it, and the weight of classes by its schedule.
+DERIVED = ("w_avg", "w_avg_samples", "class_weight", "mapping_network.class_weight")
 WEIGHT = ".parametrizations.weight.original"
 VECTORS = (".parametrizations.weight.0._u", ".parametrizations.weight.0._v")
 
