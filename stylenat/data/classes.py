@@ -12,7 +12,7 @@ import numpy as np
 from stylenat.data.listing import normal
 from stylenat.data.readers import NamedFiles
 from stylenat.data.source import ImageSource, _Derived, hashed
-from stylenat.text import listed, shell_word, shown
+from stylenat.text import listed, shown
 
 
 def class_labels(source: ImageSource, classes: int) -> np.ndarray:
@@ -26,8 +26,8 @@ def class_labels(source: ImageSource, classes: int) -> np.ndarray:
     if len(missing) == len(labels):
         raise ValueError(
             f"{source.path} has no labels, and a model of {classes} classes needs one for each "
-            f"image: make a data set of folders, one for each class, with `stylenat prepare "
-            f"{shell_word(source.path)} DEST.zip --labels-from-folders`"
+            "image: if they lie in folders, one for each class, `stylenat prepare SOURCE DEST.zip "
+            "--resolution R --labels-from-folders` makes a data set with labels"
         )
     if missing:
         raise ValueError(

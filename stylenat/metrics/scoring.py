@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -92,12 +93,9 @@ def score(
     generator, images, reference = _open(
         model, protocol, device, seed=seed, snapshot=snapshot, compiled=compiled, tell=tell
     )
-    evaluator = Evaluator(
-        protocol.metrics,
+    evaluator = _evaluator(
+        protocol,
         reference,
-        num=protocol.num,
-        mode=protocol.mode,
-        weights=protocol.weights,
         trust_weights=trust_weights,
         reference=protocol.reference,
         device=device,
@@ -136,7 +134,7 @@ def score_classes(
     )
     if generator is None or not generator.config.classes:
         raise ValueError(f"--per-class is for models with classes, and {model} has none")
-    if data is None:
+    if data is None or protocol.reference is not None:
         raise ValueError("--per-class needs a data set with labels, and no file of statistics")
     settings = generator.config
     labels_N = class_labels(data, settings.classes)
@@ -144,12 +142,9 @@ def score_classes(
     scores, network = {}, None
     for label, name in enumerate(names):
         try:
-            evaluator = Evaluator(
-                protocol.metrics,
+            evaluator = _evaluator(
+                protocol,
                 SubsetSource(data, np.flatnonzero(labels_N == label)),
-                num=protocol.num,
-                mode=protocol.mode,
-                weights=protocol.weights,
                 trust_weights=trust_weights,
                 device=device,
                 seed=seed,
@@ -163,6 +158,18 @@ def score_classes(
             generator, truncation_psi=truncation_psi, dtype=dtype, of_class=label
         )
     return scores
+
+
+def _evaluator(protocol: Protocol, data: ImageSource | None, **settings: Any) -> Evaluator:
+    """An evaluator by this protocol."""
+    return Evaluator(
+        protocol.metrics,
+        data,
+        num=protocol.num,
+        mode=protocol.mode,
+        weights=protocol.weights,
+        **settings,
+    )
 
 
 def _open(
