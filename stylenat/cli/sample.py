@@ -31,6 +31,13 @@ class Sheet(click.ParamType):
 @click.option(
     "--seeds", required=True, metavar="LIST", help="Which seeds to draw, such as 0-63,100."
 )
+@click.option(
+    "--class",
+    "chosen_class",
+    metavar="CLASS",
+    help="Of a model with classes: the name or the number of one, or all to draw every seed in "
+    "each of them.",
+)
 @TRUNC
 @click.option(
     "--outdir",
@@ -67,6 +74,7 @@ class Sheet(click.ParamType):
 def sample(
     model: Path,
     seeds: str,
+    chosen_class: str | None,
     trunc: float,
     outdir: Path,
     grid: tuple[int, int] | str | None,
@@ -80,8 +88,8 @@ def sample(
     """Write images of MODEL: an exported file, a run folder or one of its checkpoints, or a
     published .pt.
 
-    Each seed becomes one PNG file; grid.png is a contact sheet of the first ones. Under torchrun,
-    all processes share the seeds.
+    Each seed becomes one PNG file; grid.png is a contact sheet of the first ones. With --class all,
+    each class has a row of it. Under torchrun, all processes share the seeds.
     """
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.files import check_can_fill
@@ -89,6 +97,7 @@ def sample(
     from stylenat.sampling import (
         DTYPES,
         check_seeds,
+        chosen_classes,
         compile_synthesis,
         load_model,
         model_file,
@@ -106,6 +115,9 @@ def sample(
     source = model_file(model, which=snapshot)
     with process_group(chosen):
         generator = load_model(source, chosen)
+        classes = chosen_classes(generator, chosen_class)
+        if grid is None and classes is not None:
+            sheet = _sheet(grid, len(numbers), len(classes))
         if compiled:
             compile_synthesis(generator)
         write_samples(
@@ -113,6 +125,7 @@ def sample(
             numbers,
             outdir,
             sheet=sheet,
+            classes=classes,
             batch=batch,
             truncation_psi=trunc,
             dtype=DTYPES[dtype_name],
@@ -120,16 +133,20 @@ def sample(
         )
         if is_main():
             with_sheet = "" if sheet is None else f", contact sheet {outdir / 'grid.png'}"
-            click.echo(f"{len(set(numbers))} images of {source} in {outdir}{with_sheet}")
+            count = len(set(numbers)) * (1 if classes is None else len(classes))
+            click.echo(f"{count} images of {source} in {outdir}{with_sheet}")
 
 
-def _sheet(grid: tuple[int, int] | str | None, count: int) -> tuple[int, int] | None:
-    """Columns and rows of the contact sheet of `count` images; None if there shall be none."""
+def _sheet(
+    grid: tuple[int, int] | str | None, count: int, classes: int = 0
+) -> tuple[int, int] | None:
+    """Columns and rows of the contact sheet of `count` images (of each of several classes); None if
+    there shall be none."""
     from stylenat.sampling import check_sheet, default_sheet
 
     if grid == "none":
         return None
-    sheet = default_sheet(count) if grid is None else grid
+    sheet = default_sheet(count, classes) if grid is None else grid
     assert not isinstance(sheet, str)
     check_sheet(*sheet)
     return sheet

@@ -1,6 +1,7 @@
 """The StyleNAT generator (arXiv 2211.05770): mapping network and synthesis network.
 
-Legend: B batch, H height, W width, C channels, S style_dim, R the level's side, L blocks.
+Legend: B batch, H height, W width, C channels, S style_dim, R the level's side, L blocks,
+N classes.
 
 Tokens stay [B, H, W, C] from the constant input to the RGB outputs.
 """
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from ops.checks import check_number, check_whole
 from ops.resample import upsample2d
 from stylenat.models import pixels
+from stylenat.models.classes import ClassEmbedding, check_labels
 from stylenat.models.inputs import check_input
 from stylenat.models.layers import (
     MLP,
@@ -30,13 +32,16 @@ from stylenat.models.layers import (
 from stylenat.models.levels import GeneratorConfig, LevelConfig
 
 W_AVG_LATENTS = 10_000
+FEWEST_W_AVG_LATENTS = 1_000  # for each class, however many classes share the 10,000
 
 
 class Generator(nn.Module):
     """Latents z [B, z_dim], standard normal -> images [B, 3, R, R] in `config.pixel_space`.
 
-    `w_avg` [S] is the mean of w, which truncation needs. `w_avg_samples` says from how many w it
-    was taken; if that is 0, it is unknown.
+    With `config.classes`, each image also needs a label, the number of its class.
+
+    `w_avg` [S] is the mean of w, which truncation needs; with classes it is [N, S], the mean of
+    each class. `w_avg_samples` says from how many w it was taken; if that is 0, it is unknown.
     """
 
     w_avg: Tensor
@@ -54,7 +59,8 @@ class Generator(nn.Module):
             Level(config, level, out_channels)
             for level, out_channels in zip(config.levels, [*above, None], strict=True)
         )
-        self.register_buffer("w_avg", torch.zeros(config.style_dim))
+        of_classes = (config.classes,) if config.classes else ()
+        self.register_buffer("w_avg", torch.zeros(*of_classes, config.style_dim))
         self.register_buffer("w_avg_samples", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(_ask_for_w_avg_again)
 
@@ -71,12 +77,18 @@ class Generator(nn.Module):
         return self.config.resolution
 
     def forward(
-        self, z: Tensor, *, truncation_psi: float = 1.0, truncation_cutoff: int | None = None
+        self,
+        z: Tensor,
+        labels_B: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
     ) -> Tensor:
-        """Images [B, 3, R, R] of latents [B, z_dim], one w for all blocks.
+        """Images [B, 3, R, R] of latents [B, z_dim] (and labels, int64 [B]), one w for all blocks.
 
         The first `truncation_cutoff` ws (all if None) become `w_avg + psi * (w - w_avg)`
-        (StyleGAN, arXiv 1812.04948, appendix B). If w_avg is unknown, every such call estimates
+        (StyleGAN, arXiv 1812.04948, appendix B), w_avg being that of the image's class if there
+        are classes. If w_avg is unknown, every such call estimates
         it; `store_w_avg` does that once. Raises ValueError for another shape of z, a psi
         that is no finite number, a cutoff outside 0..num_ws, and as `mapping` does.
         """
@@ -90,24 +102,27 @@ class Generator(nn.Module):
             raise ValueError(
                 f"truncation_cutoff must be between 0 and num_ws, {self.num_ws}: {cutoff}"
             )
-        w_BS = self.mapping(z)
+        w_BS = self.mapping(z, labels_B)
         ws_BLS = w_BS[:, None].expand(-1, self.num_ws, -1)
         if truncation_psi != 1 and cutoff > 0:
-            w_avg_S = self._known_or_estimated_w_avg().to(w_BS.dtype)
-            truncated_BS = w_avg_S + truncation_psi * (w_BS - w_avg_S)
+            w_avg = self._known_or_estimated_w_avg().to(w_BS.dtype)
+            mean = w_avg if labels_B is None else w_avg[labels_B]
+            truncated_BS = mean + truncation_psi * (w_BS - mean)
             truncated_BLS = truncated_BS[:, None].expand(-1, cutoff, -1)
             ws_BLS = torch.cat([truncated_BLS, ws_BLS[:, cutoff:]], dim=1)
         return self.synthesis(ws_BLS)
 
-    def mapping(self, z: Tensor) -> Tensor:
-        """w [B, S] of latents [B, z_dim].
+    def mapping(self, z: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """w [B, S] of latents [B, z_dim], and of labels [B] if the generator has classes.
 
-        Raises ValueError for another shape, and a dtype or device that is not the generator's.
+        Raises ValueError for another shape, a dtype or device that is not the generator's, labels
+        that are missing or out of range, and labels for a generator without classes.
         """
         check_input("z", z, next(self.mapping_network.parameters()), "generator")
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be [B, z_dim] = [B, {self.z_dim}]: {tuple(z.shape)}")
-        return self.mapping_network(z)
+        check_labels(labels_B, z, classes=self.config.classes, network="generator")
+        return self.mapping_network(z, labels_B)
 
     def synthesis(self, ws_BLS: Tensor) -> Tensor:
         """Images [B, 3, R, R] of one w per block: ws [B, num_ws, S], level by level from 4x4.
@@ -132,21 +147,33 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def estimate_w_avg(self) -> Tensor:
-        """The mean w [S] of 10,000 latents, the same ones in every call and on every device."""
+        """The mean w [S] of 10,000 latents, the same ones in every call and on every device.
+
+        With classes, the mean of each one, [N, S], of as many latents as `_w_avg_latents` says.
+        """
         z = torch.randn(
-            W_AVG_LATENTS,
+            self._w_avg_latents,
             self.z_dim,
             generator=torch.Generator().manual_seed(0),
             dtype=torch.float32,
             device="cpu",
-        )
-        return self.mapping(z.to(self.const)).mean(dim=0)
+        ).to(self.const)
+        if not self.config.classes:
+            return self.mapping(z).mean(dim=0)
+        label = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        of_classes = range(self.config.classes)
+        return torch.stack([self.mapping(z, label + index).mean(dim=0) for index in of_classes])
+
+    @property
+    def _w_avg_latents(self) -> int:
+        """10,000, shared by the classes if there are some, but at least 1,000 for each of them."""
+        return max(FEWEST_W_AVG_LATENTS, W_AVG_LATENTS // max(1, self.config.classes))
 
     @torch.no_grad()
     def store_w_avg(self) -> None:
         """Set w_avg to the estimate, so that truncation need not repeat it."""
         self.w_avg.copy_(self.estimate_w_avg())
-        self.w_avg_samples.fill_(W_AVG_LATENTS)
+        self.w_avg_samples.fill_(self._w_avg_latents)
         self._knows_w_avg = not self.w_avg.is_meta
 
     def _known_or_estimated_w_avg(self) -> Tensor:
@@ -163,7 +190,8 @@ class Generator(nn.Module):
         return pixels.from_uint8(pixels_BHW3, self.config.pixel_space)
 
     def extra_repr(self) -> str:
-        return f"resolution={self.resolution}, num_ws={self.num_ws}"
+        classes = f", classes={self.config.classes}" if self.config.classes else ""
+        return f"resolution={self.resolution}, num_ws={self.num_ws}{classes}"
 
 
 def _ask_for_w_avg_again(generator: Generator, incompatible_keys: object) -> None:
@@ -173,13 +201,24 @@ def _ask_for_w_avg_again(generator: Generator, incompatible_keys: object) -> Non
 class MappingNetwork(nn.Module):
     """Pixel norm, then equalised linear layers with leaky ReLU: z [B, z_dim] -> w [B, S].
 
+    With classes, the embedding of the labels stands beside z, both with a mean square of 1
+    (StyleGAN2-ADA, arXiv 2006.06676), the embedding times `class_weight`, which is 1 but for the
+    first part of a run that begins without classes (see `train.class_transition_kimg`).
+
     It works in the precision of its parameters, under autocast too, since it is small and every
     block depends on it.
     """
 
+    class_weight: Tensor
+
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
+        self.class_embedding = None
         widths = [config.z_dim] + [config.style_dim] * config.mapping_layers
+        if config.classes:
+            self.class_embedding = ClassEmbedding(config.classes, config.style_dim)
+            self.register_buffer("class_weight", torch.ones(()))
+            widths[0] += config.style_dim
         self.layers = nn.ModuleList(
             EqualizedLinear(
                 in_features,
@@ -190,9 +229,12 @@ class MappingNetwork(nn.Module):
             for in_features, out_features in pairwise(widths)
         )
 
-    def forward(self, z: Tensor) -> Tensor:
+    def forward(self, z: Tensor, labels_B: Tensor | None = None) -> Tensor:
         with without_autocast(z.device):
             w = pixel_norm(z)
+            if self.class_embedding is not None:
+                y_BS = self.class_embedding(labels_B) * self.class_weight
+                w = torch.cat([w, y_BS], dim=1)
             for layer in self.layers:
                 w = layer(w)
         return w

@@ -15,6 +15,7 @@ from ops.checks import check_tensor, check_whole
 from stylenat import marks
 from stylenat.files import replacing, user_path
 from stylenat.models import Generator
+from stylenat.models.classes import check_labels
 from stylenat.precision import DTYPES, autocast
 from stylenat.sampling.seeds import check_seeds, latents
 
@@ -22,6 +23,7 @@ from stylenat.sampling.seeds import check_seeds, latents
 def generate(
     generator: Generator,
     seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
     *,
     batch: int = 8,
     truncation_psi: float = 1.0,
@@ -31,6 +33,7 @@ def generate(
 ) -> Iterator[Tensor]:
     """uint8 pixels [b, H, W, 3] on the CPU, `batch` images at a time, in the order of the seeds.
 
+    A generator with classes also needs `labels`, the number of the class for each seed.
     A seed gives the same image whatever the batch, up to the rounding of matrix products, which
     depends on their size: about 4 values in 100,000 differ by 1. The generator runs on its own
     device, and under autocast if `dtype` is bfloat16 or float16. Raises ValueError for a batch
@@ -45,16 +48,24 @@ def generate(
         raise ValueError(f"the batch must be at least 1: {batch}")
     for start in range(0, len(seeds), batch):
         z = latents(seeds[start : start + batch], generator.z_dim, scheme=scheme)
-        yield _images(generator, z, dtype, truncation_psi, truncation_cutoff)
+        labels_B = None if labels is None else torch.tensor(labels[start : start + batch])
+        yield _images(generator, z, labels_B, dtype, truncation_psi, truncation_cutoff)
 
 
 @torch.no_grad()
 def _images(
-    generator: Generator, z: Tensor, dtype: torch.dtype, psi: float, cutoff: int | None
+    generator: Generator,
+    z: Tensor,
+    labels_B: Tensor | None,
+    dtype: torch.dtype,
+    psi: float,
+    cutoff: int | None,
 ) -> Tensor:
+    check_labels(labels_B, z, classes=generator.config.classes, network="generator")
     z = z.to(generator.const)
+    labels_B = None if labels_B is None else labels_B.to(z.device)
     with autocast(z.device, dtype):
-        images_B3HW = generator(z, truncation_psi=psi, truncation_cutoff=cutoff)
+        images_B3HW = generator(z, labels_B, truncation_psi=psi, truncation_cutoff=cutoff)
     return generator.to_uint8(images_B3HW).cpu()
 
 

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from stylenat.augment.draws import ADA_DRAWS
 from stylenat.config import TrainConfig
-from stylenat.data import ImageSource
+from stylenat.data import ImageSource, class_labels
 from stylenat.data.plan import BatchPlan
 from stylenat.precision import DTYPES, autocast
 from stylenat.training.augmenting import seen_by_d
+from stylenat.training.inputs import step_generator
 from stylenat.training.state import TrainingState
-from stylenat.training.steps import step_generator
 
 MOST_IMAGES = 64  # of each kind that D is asked about; the real ones stay in memory
 DRAWS_STREAM = 1  # beside (seed, step), whose own numbers the step has used
@@ -34,21 +34,27 @@ class HeldOut:
     """Asks D about training images, held-out images and generated ones, as many of each.
 
     They are dealt to the ranks as a step's images are. The real images are the same throughout a
-    run; of a small set, some come more than once.
+    run; of a small set, some come more than once. With `classes`, D is told the class of each, and
+    generated images have those of the training images.
     """
 
-    def __init__(self, trained: ImageSource, held_out: ImageSource, plan: BatchPlan) -> None:
+    def __init__(
+        self, trained: ImageSource, held_out: ImageSource, plan: BatchPlan, classes: int = 0
+    ) -> None:
         self.plan = plan
         self.count = max(1, min(MOST_IMAGES, len(held_out)) // plan.batch) * plan.batch
-        self.pixels = {
-            name: self._read(source) for name, source in (("trained", trained), ("held", held_out))
-        }
-
-    def _read(self, source: ImageSource) -> Tensor:
-        """uint8 [B, S, S, 3] of this rank's images, spread over the data set."""
-        numbers = self.plan.own_share(range(self.count))
-        indices = (source.readable(number * len(source) // self.count) for number in numbers)
-        return torch.from_numpy(np.stack([source.read(index) for index in indices]))
+        self.pixels: dict[str, Tensor] = {}
+        self.labels: dict[str, Tensor] = {}
+        for name, source in (("trained", trained), ("held", held_out)):
+            numbers = plan.own_share(range(self.count))
+            indices = [source.readable(number * len(source) // self.count) for number in numbers]
+            images = np.stack([source.read(index) for index in indices])
+            self.pixels[name] = torch.from_numpy(images)
+            if classes:
+                labels_N = class_labels(source, classes)
+                self.labels[name] = torch.from_numpy(labels_N[indices])
+        if classes:
+            self.labels["generated"] = self.labels["trained"]
 
     @torch.no_grad()
     def logits(self, state: TrainingState, config: TrainConfig) -> dict[str, Tensor]:
@@ -67,10 +73,13 @@ class HeldOut:
                     name: state.G.from_uint8(pixels[part].to(device))
                     for name, pixels in self.pixels.items()
                 }
-                images["generated"] = state.G.forward(z[part].to(device))
+                labels = {name: of[part].to(device) for name, of in self.labels.items()}
+                z_BZ = z[part].to(device)
+                images["generated"] = state.G.forward(z_BZ, labels.get("generated"))
                 for name, image_B3SS in images.items():
                     seen_B3SS = seen_by_d(image_B3SS, draws[part], state, config)
-                    sums[name] = sums[name] + state.D.forward(seen_B3SS).float().sum()
+                    logits_B1 = state.D.forward(seen_B3SS, labels.get(name))
+                    sums[name] = sums[name] + logits_B1.float().sum()
         return {f"{name}_logits": total / len(z) for name, total in sums.items()}
 
 
