@@ -17,8 +17,11 @@ from stylenat.cli.blend import blend
 from stylenat.cli.classify import classify
 from stylenat.cli.configs import configs
 from stylenat.cli.convert import convert
+from stylenat.cli.directions import directions
 from stylenat.cli.doctor import doctor
+from stylenat.cli.edit import edit
 from stylenat.cli.fid import fid
+from stylenat.cli.film import film
 from stylenat.cli.mix import mix
 from stylenat.cli.prepare import prepare
 from stylenat.cli.sample import sample
@@ -75,7 +78,7 @@ def main() -> None:
 
 
 for command in (
-    prepare, augment_sheet, train, sample, mix, fid, convert, blend,
+    prepare, augment_sheet, train, sample, mix, film, directions, edit, fid, convert, blend,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
     main.add_command(command)

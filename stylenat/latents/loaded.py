@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from stylenat.distributed import pick_device
-from stylenat.files import sha256_of
+from stylenat.files import sha256_of, user_path
+from stylenat.latents.directions import Directions, load_directions
 from stylenat.latents.modes import check_centers, find_centers
-from stylenat.latents.ws_file import load_ws
+from stylenat.latents.ws_file import SUFFIX, load_ws
 from stylenat.sampling import DTYPES, NamedWs, Styles, load_model, model_file, parse_seeds, render
 
 
@@ -102,14 +103,20 @@ class LoadedModel:
 
     def load_ws(self, path: str | Path) -> NamedWs:
         """The styles of a ws file that fits this model; as `ws_file.load_ws`."""
+        return load_ws(path, **self._fits())
+
+    def load_directions(self, path: str | Path) -> Directions:
+        """Directions that fit this model; as `directions.load_directions`."""
+        return load_directions(path, **self._fits())
+
+    def _fits(self) -> dict[str, Any]:
         config = self.generator.config
-        return load_ws(
-            path,
-            model_sha256=self.sha256,
-            num_ws=config.num_ws,
-            style_dim=config.style_dim,
-            any_model=self.settings.any_model,
-        )
+        return {
+            "model_sha256": self.sha256,
+            "num_ws": config.num_ws,
+            "style_dim": config.style_dim,
+            "any_model": self.settings.any_model,
+        }
 
     def _given(self, ws_files: Sequence[str | Path]) -> NamedWs | None:
         if not ws_files:
@@ -117,3 +124,11 @@ class LoadedModel:
         loaded = [self.load_ws(path) for path in ws_files]
         names = tuple(name for styles in loaded for name in styles.names)
         return NamedWs(names, torch.cat([styles.ws for styles in loaded]))
+
+
+def seeds_or_file(text: str) -> tuple[list[int], list[Path]]:
+    """Seeds and ws files that a text means: one that ends as ws files do is the name of one.
+
+    Raises ValueError as `parse_seeds` does.
+    """
+    return ([], [user_path(text)]) if text.endswith(SUFFIX) else (parse_seeds(text), [])
