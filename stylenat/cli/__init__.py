@@ -11,6 +11,7 @@ import click
 
 from stylenat import __version__
 from stylenat.cli.accuracy import accuracy
+from stylenat.cli.attention import attention
 from stylenat.cli.augment_sheet import augment_sheet
 from stylenat.cli.bench import bench
 from stylenat.cli.blend import blend
@@ -78,7 +79,8 @@ def main() -> None:
 
 
 for command in (
-    prepare, augment_sheet, train, sample, mix, film, directions, edit, fid, convert, blend,
+    prepare, augment_sheet, train, sample, fid, convert, blend,
+    mix, film, directions, edit, attention,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
     main.add_command(command)

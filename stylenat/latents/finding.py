@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from stylenat.choices import DirectionMethod
-from stylenat.latents.blocks import blocks_text
+from stylenat.latents.blocks import all_blocks, blocks_text
 from stylenat.latents.directions import Direction, Directions
 from stylenat.latents.jacobian import Region, region_products
 from stylenat.latents.loaded import LoadedModel
@@ -105,7 +105,7 @@ def with_sign(vectors_SD: Tensor) -> Tensor:
 @torch.no_grad()
 def style_rows(generator: Generator, blocks: Sequence[int]) -> Tensor:
     """The rows of these blocks' style layers, gamma and beta, each of length 1: [R, S], float64."""
-    every = [block for level in generator.levels for block in level.blocks]  # type: ignore[union-attr]
+    every = all_blocks(generator)
     weights = [norm.style.weight for i in blocks for norm in (every[i].norm1, every[i].norm2)]
     rows_RS = torch.cat(weights).double().cpu()
     return rows_RS / rows_RS.norm(dim=1, keepdim=True).clamp(min=1e-12)
