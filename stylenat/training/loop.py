@@ -140,9 +140,11 @@ class Run:
         self.watch = Watch(config, folder, images.trained)
         self.services = Services(config, folder)
         self.outputs = Outputs(config, folder, start.state, self.services, data)
-        held_out, labels_N = images.held_out, images.labels_N
-        classes = config.model.classes
-        self.held_out = None if held_out is None else HeldOut(held_out, plan, classes)
+        self.held_out = None
+        if images.held_out is not None:
+            classes = config.model.classes
+            self.held_out = HeldOut(images.trained, images.held_out, plan, classes)
+        labels_N = images.labels_N
         self.labels_N = None if labels_N is None else torch.from_numpy(labels_N)
         self.device = next(start.state.G.parameters()).device
 
@@ -235,8 +237,7 @@ class Run:
         """Write one line to stats.jsonl, the log, the bar and the services."""
         state = self.state
         if self.held_out is not None:
-            heldout_logits = self.held_out.logits(state, self.config.train)
-            self.averages.add({"heldout_logits": heldout_logits})
+            self.averages.add(self.held_out.logits(state, self.config.train))
         means = self.averages.take()
         speed = self.clock.lap(state.nimg)
         entry = {

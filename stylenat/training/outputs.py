@@ -32,7 +32,8 @@ MOST_FAILED_SAVES = 3  # in a row
 
 PANELS = (
     ("losses", ("loss_d", "loss_g", "loss_consistency")),
-    ("logits", ("real_logits", "heldout_logits", "fake_logits")),
+    ("logits", ("real_logits", "fake_logits")),
+    ("logits at one moment", ("trained_logits", "held_logits", "generated_logits")),
     ("gradient penalties, gradient norm", ("r1", "r2", "grad_norm_d")),
     ("learning rates", ("lr_g", "lr_d")),
     ("ADA: probability, mean sign of D", ("ada_p", "ada_r")),
