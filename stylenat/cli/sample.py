@@ -91,36 +91,27 @@ def sample(
     Each seed becomes one PNG file; grid.png is a contact sheet of the first ones. With --class all,
     each class has a row of it. Under torchrun, all processes share the seeds.
     """
+    from stylenat import sampling
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.files import check_can_fill
     from stylenat.memory import keep_freed_memory
-    from stylenat.sampling import (
-        DTYPES,
-        check_seeds,
-        chosen_classes,
-        compile_synthesis,
-        load_model,
-        model_file,
-        parse_seeds,
-        write_samples,
-    )
 
     keep_freed_memory()
-    numbers = parse_seeds(seeds)
+    numbers = sampling.parse_seeds(seeds)
     chosen = pick_device(device)
     # What can be refused is refused before a model is read.
-    check_seeds(numbers, seed_scheme)
+    sampling.check_seeds(numbers, seed_scheme)
     sheet = _sheet(grid, len(numbers))
     check_can_fill(outdir)
-    source = model_file(model, which=snapshot)
+    source = sampling.model_file(model, which=snapshot)
     with process_group(chosen):
-        generator = load_model(source, chosen)
-        classes = chosen_classes(generator, chosen_class)
+        generator = sampling.load_model(source, chosen)
+        classes = sampling.chosen_classes(generator, chosen_class)
         if grid is None and classes is not None:
             sheet = _sheet(grid, len(numbers), len(classes))
         if compiled:
-            compile_synthesis(generator)
-        write_samples(
+            sampling.compile_synthesis(generator)
+        sampling.write_samples(
             generator,
             numbers,
             outdir,
@@ -128,7 +119,7 @@ def sample(
             classes=classes,
             batch=batch,
             truncation_psi=trunc,
-            dtype=DTYPES[dtype_name],
+            dtype=sampling.DTYPES[dtype_name],
             scheme=seed_scheme,
         )
         if is_main():

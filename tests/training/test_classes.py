@@ -216,15 +216,17 @@ def test_metrics_are_of_images_of_all_classes(data, tmp_path):
 def test_held_out_images_are_judged_as_those_of_their_classes(data):
     config = of_classes(data, data={"holdout": 0.25})
     images = open_training_images(config)
-    held_out = HeldOut(images.held_out, BatchPlan(8), classes=3)
+    held_out = HeldOut(images.trained, images.held_out, BatchPlan(8), classes=3)
     source = open_images(data)
     named = {source.name(index): index % 3 for index in range(64)}
     expected = [named[images.held_out.name(index)] for index in range(16)]
-    assert held_out.labels_B.tolist() == expected
+    assert held_out.labels["held"].tolist() == expected
+    assert torch.equal(held_out.labels["generated"], held_out.labels["trained"])
     state = new_state(config, CPU)
-    mean = held_out.logits(state, config.train)
-    held_out.labels_B = (held_out.labels_B + 1) % 3
-    assert held_out.logits(state, config.train) != mean
+    before = held_out.logits(state, config.train)
+    held_out.labels["held"] = (held_out.labels["held"] + 1) % 3
+    after = held_out.logits(state, config.train)
+    assert [name for name in before if before[name] != after[name]] == ["held_logits"]
 
 
 def test_a_dry_run_names_the_classes_that_the_data_have(data):
@@ -350,6 +352,16 @@ def test_data_of_other_classes_are_refused_before_the_run_is_made(
     with pytest.raises(ValueError, match=re.escape(sentence)):
         train(of_classes(data, **changes), tmp_path / "run", CPU)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_images_is_a_warning(tmp_path):
+    for index in range(8):
+        Image.fromarray(draw_face(index, 16)).save(tmp_path / f"{index}.png")
+    pairs = [[f"{index}.png", 2 * (index % 2)] for index in range(8)]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": pairs}))
+    run = tmp_path.parent / f"{tmp_path.name}-run"
+    train(of_classes(str(tmp_path), model={"classes": 4}, train={"total_kimg": 0.008}), run, CPU)
+    assert "data: no training image is of class 1, 3" in (run / "log.txt").read_text()
 
 
 def test_names_may_come_from_the_configuration(data):
