@@ -37,7 +37,8 @@ def wheel(tmp_path_factory) -> Path:
     for name in ("stylenat", "ops", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "requirements.txt",
-                 "requirements-dev.txt", "requirements-timm.txt"):  # fmt: skip
+                 "requirements-dev.txt", "requirements-film.txt", "requirements-modes.txt",
+                 "requirements-timm.txt"):  # fmt: skip
         shutil.copy(ROOT / name, source)
     building = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, source)
     done = run(sys.executable, "-m", "pip", "--quiet", *building, folder=out)

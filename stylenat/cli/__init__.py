@@ -19,6 +19,7 @@ from stylenat.cli.configs import configs
 from stylenat.cli.convert import convert
 from stylenat.cli.doctor import doctor
 from stylenat.cli.fid import fid
+from stylenat.cli.mix import mix
 from stylenat.cli.prepare import prepare
 from stylenat.cli.sample import sample
 from stylenat.cli.train import train
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 for command in (
-    prepare, augment_sheet, train, sample, fid, convert, blend,
+    prepare, augment_sheet, train, sample, mix, fid, convert, blend,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
     main.add_command(command)

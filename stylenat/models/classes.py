@@ -9,60 +9,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from ops.checks import check_tensor, keep_whole, kind
-from stylenat.models.layers import EqualizedLinear, pixel_norm, without_autocast
-from stylenat.models.spectral_norm import spectral_norm
 from stylenat.text import listed, shown
-
-
-class ClassEmbedding(nn.Module):
-    """Labels [B], 0 to N - 1 -> vectors [B, C] with a mean square of 1 (StyleGAN2-ADA, 2006.06676).
-
-    `spectral` divides the table by its largest singular value, as a discriminator with spectral
-    norm does with all its weights (arXiv 1802.05637). The embedding has no activation, and works in
-    the precision of its parameters, under autocast too.
-    """
-
-    def __init__(self, classes: int, channels: int, *, spectral: bool = False) -> None:
-        super().__init__()
-        self.classes = classes
-        # A common bias would lie in the way of small classes' vectors: spectral norm shrinks these.
-        self.linear: nn.Module = (
-            spectral_norm(nn.Linear(classes, channels, bias=False))
-            if spectral
-            else EqualizedLinear(classes, channels)
-        )
-
-    def forward(self, labels_B: Tensor) -> Tensor:
-        with without_autocast(labels_B.device):
-            one_hot_BN = functional.one_hot(labels_B, self.classes)
-            weight = next(self.parameters())
-            return pixel_norm(self.linear(one_hot_BN.to(weight.dtype)))
-
-
-class ClassMapping(nn.Module):
-    """Labels [B] -> the directions cmap [B, C] that a projection discriminator compares with.
-
-    A mapping network without z: the embedding, then equalised linear layers with leaky ReLU.
-    """
-
-    def __init__(self, classes: int, channels: int, *, layers: int, spectral: bool) -> None:
-        super().__init__()
-        self.embedding = ClassEmbedding(classes, channels, spectral=spectral)
-        self.layers = nn.ModuleList(
-            EqualizedLinear(channels, channels, lr_multiplier=0.01, activation=True)
-            for _ in range(layers)
-        )
-
-    def forward(self, labels_B: Tensor) -> Tensor:
-        with without_autocast(labels_B.device):
-            cmap_BC = self.embedding(labels_B)
-            for layer in self.layers:
-                cmap_BC = layer(cmap_BC)
-        return cmap_BC
 
 
 def keep_classes(config: Any) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from ops.bias_act import bias_act
 from ops.checks import keep_whole
 from ops.resample import blur2d, downsample2d, haar
-from stylenat.models.classes import ClassMapping, check_labels, keep_classes
+from stylenat.models.classes import check_labels, keep_classes
 from stylenat.models.inputs import check_input, keep_levels
 from stylenat.models.layers import EqualizedConv2d, EqualizedLinear
+from stylenat.models.mapping import ClassMapping
 from stylenat.models.spectral_norm import spectral_norm
 
 WAVELET_CHANNELS = 4 * 3  # ll, lh, hl, hh of red, green and blue

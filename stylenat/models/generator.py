@@ -9,7 +9,6 @@ Tokens stay [B, H, W, C] from the constant input to the RGB outputs.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +17,16 @@ from torch.utils.checkpoint import checkpoint
 from ops.checks import check_number, check_whole
 from ops.resample import upsample2d
 from stylenat.models import pixels
-from stylenat.models.classes import ClassEmbedding, check_labels
+from stylenat.models.classes import check_labels
 from stylenat.models.inputs import check_input
 from stylenat.models.layers import (
     MLP,
     AdaptiveInstanceNorm,
-    EqualizedLinear,
     ToRGB,
     Upsample,
-    pixel_norm,
-    without_autocast,
 )
 from stylenat.models.levels import GeneratorConfig, LevelConfig
+from stylenat.models.mapping import MappingNetwork
 
 W_AVG_LATENTS = 10_000
 FEWEST_W_AVG_LATENTS = 1_000  # for each class, however many classes share the 10,000
@@ -86,11 +83,31 @@ class Generator(nn.Module):
     ) -> Tensor:
         """Images [B, 3, R, R] of latents [B, z_dim] (and labels, int64 [B]), one w for all blocks.
 
-        The first `truncation_cutoff` ws (all if None) become `w_avg + psi * (w - w_avg)`
-        (StyleGAN, arXiv 1812.04948, appendix B), w_avg being that of the image's class if there
-        are classes. If w_avg is unknown, every such call estimates
-        it; `store_w_avg` does that once. Raises ValueError for another shape of z, a psi
-        that is no finite number, a cutoff outside 0..num_ws, and as `mapping` does.
+        ws are truncated by `truncate`, towards the mean of the image's class if there are classes.
+        Raises ValueError for another shape of z, and as `mapping` and `truncate` do.
+        """
+        ws_BLS = self.mapping(z, labels_B)[:, None].expand(-1, self.num_ws, -1)
+        ws_BLS = self.truncate(
+            ws_BLS, labels_B, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff
+        )
+        return self.synthesis(ws_BLS)
+
+    def truncate(
+        self,
+        ws_BLS: Tensor,
+        labels_B: Tensor | None = None,
+        *,
+        truncation_psi: float,
+        truncation_cutoff: int | None = None,
+        center: Tensor | None = None,
+    ) -> Tensor:
+        """ws [B, num_ws, S] of which the first `truncation_cutoff` (all if None) are truncated.
+
+        They become `center + psi * (w - center)` (StyleGAN, arXiv 1812.04948, appendix B). `center`
+        broadcasts with [B, cutoff, S]. If it is None, it is w_avg: that of the labels' classes; of
+        a generator with classes and without labels, the mean over all classes. If w_avg is unknown,
+        every such call estimates it; `store_w_avg` does that once. Raises ValueError for a psi that
+        is no finite number, and a cutoff outside 0..num_ws.
         """
         check_number("truncation_psi", truncation_psi)
         if truncation_cutoff is not None:
@@ -102,15 +119,19 @@ class Generator(nn.Module):
             raise ValueError(
                 f"truncation_cutoff must be between 0 and num_ws, {self.num_ws}: {cutoff}"
             )
-        w_BS = self.mapping(z, labels_B)
-        ws_BLS = w_BS[:, None].expand(-1, self.num_ws, -1)
-        if truncation_psi != 1 and cutoff > 0:
-            w_avg = self._known_or_estimated_w_avg().to(w_BS.dtype)
-            mean = w_avg if labels_B is None else w_avg[labels_B]
-            truncated_BS = mean + truncation_psi * (w_BS - mean)
-            truncated_BLS = truncated_BS[:, None].expand(-1, cutoff, -1)
-            ws_BLS = torch.cat([truncated_BLS, ws_BLS[:, cutoff:]], dim=1)
-        return self.synthesis(ws_BLS)
+        if truncation_psi == 1 or cutoff == 0:
+            return ws_BLS
+        center = self._mean_w(labels_B) if center is None else center
+        center = center.to(ws_BLS.dtype)
+        truncated_BLS = center + truncation_psi * (ws_BLS[:, :cutoff] - center)
+        return torch.cat([truncated_BLS, ws_BLS[:, cutoff:]], dim=1)
+
+    def _mean_w(self, labels_B: Tensor | None) -> Tensor:
+        """w_avg [S]; with labels that of each image's class, [B, 1, S]."""
+        w_avg = self._known_or_estimated_w_avg()
+        if labels_B is not None:
+            return w_avg[labels_B][:, None]
+        return w_avg.mean(dim=0) if self.config.classes else w_avg
 
     def mapping(self, z: Tensor, labels_B: Tensor | None = None) -> Tensor:
         """w [B, S] of latents [B, z_dim], and of labels [B] if the generator has classes.
@@ -196,48 +217,6 @@ class Generator(nn.Module):
 
 def _ask_for_w_avg_again(generator: Generator, incompatible_keys: object) -> None:
     generator._knows_w_avg = False
-
-
-class MappingNetwork(nn.Module):
-    """Pixel norm, then equalised linear layers with leaky ReLU: z [B, z_dim] -> w [B, S].
-
-    With classes, the embedding of the labels stands beside z, both with a mean square of 1
-    (StyleGAN2-ADA, arXiv 2006.06676), the embedding times `class_weight`, which is 1 but for the
-    first part of a run that begins without classes (see `train.class_transition_kimg`).
-
-    It works in the precision of its parameters, under autocast too, since it is small and every
-    block depends on it.
-    """
-
-    class_weight: Tensor
-
-    def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        self.class_embedding = None
-        widths = [config.z_dim] + [config.style_dim] * config.mapping_layers
-        if config.classes:
-            self.class_embedding = ClassEmbedding(config.classes, config.style_dim)
-            self.register_buffer("class_weight", torch.ones(()))
-            widths[0] += config.style_dim
-        self.layers = nn.ModuleList(
-            EqualizedLinear(
-                in_features,
-                out_features,
-                lr_multiplier=config.mapping_lr_multiplier,
-                activation=True,
-            )
-            for in_features, out_features in pairwise(widths)
-        )
-
-    def forward(self, z: Tensor, labels_B: Tensor | None = None) -> Tensor:
-        with without_autocast(z.device):
-            w = pixel_norm(z)
-            if self.class_embedding is not None:
-                y_BS = self.class_embedding(labels_B) * self.class_weight
-                w = torch.cat([w, y_BS], dim=1)
-            for layer in self.layers:
-                w = layer(w)
-        return w
 
 
 class Level(nn.Module):

@@ -1,12 +1,13 @@
-"""Seeds, and classes if the generator has some -> a folder of PNG files and a contact sheet, by
-all ranks."""
+"""Styles -> a folder of PNG files and a contact sheet, by all ranks.
+
+Legend: B batch, N images, H height, W width, L blocks, S style_dim.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 
@@ -15,41 +16,17 @@ from stylenat.distributed import all_gather, interleaved, is_main, own_share
 from stylenat.files import user_path
 from stylenat.models import Generator
 from stylenat.progress import progress_bar
-from stylenat.sampling.images import contact_sheet, generate, save_png, save_sheet
-from stylenat.sampling.seeds import check_seeds
+from stylenat.sampling.images import (
+    check_rendering,
+    contact_sheet,
+    render,
+    save_png,
+    save_sheet,
+)
+from stylenat.sampling.styles import Styles
 
 MOST_CELLS = 10_000
 DEFAULT_SIDE = 10  # cells of a sheet whose size nobody chose
-
-
-class _Wanted(NamedTuple):
-    """One image: its seed, and its class if there are classes."""
-
-    seed: int
-    label: int | None
-
-    @property
-    def file(self) -> str:
-        of_class = "" if self.label is None else f"class{self.label}-"
-        return f"{of_class}seed{self.seed:04d}.png"
-
-
-def _in_order(
-    seeds: Sequence[int], classes: Sequence[int] | None, sheet: tuple[int, int] | None
-) -> tuple[list[_Wanted], int]:
-    """Every seed in every class, and how many of them the sheet shows: these come first."""
-    columns, rows = (0, 0) if sheet is None else sheet
-    if classes is None or len(classes) == 1:
-        label = None if classes is None else classes[0]
-        return [_Wanted(seed, label) for seed in seeds], min(columns * rows, len(seeds))
-    shown = [_Wanted(seed, label) for label in classes[:rows] for seed in seeds[:columns]]
-    others = [
-        _Wanted(seed, label)
-        for row, label in enumerate(classes)
-        for column, seed in enumerate(seeds)
-        if row >= rows or column >= columns
-    ]
-    return [*shown, *others], len(shown)
 
 
 def default_sheet(count: int, classes: int = 0) -> tuple[int, int]:
@@ -88,33 +65,47 @@ def write_samples(
 ) -> None:
     """Write `seed0000.png` ... to `outdir`, and `grid.png` of the first seeds.
 
-    With `classes`, which a generator with classes needs, every seed is drawn in each of these: the
-    files are `class0-seed0000.png` ..., and if there are several, each has a row of the sheet.
-    `sheet`: columns and rows of `grid.png`, or None for no sheet. Every rank takes the images at
-    its own positions, and rank 0 writes the sheet. Every file is whole or not there. Raises
-    ValueError for no seeds, and OSError if the folder cannot be written.
+    As `write_images`, for seeds, in each of `classes` if the generator has classes. Raises
+    ValueError as that and `Styles` do.
     """
-    check_seeds(seeds, scheme)
-    if not len(seeds):  # not `not seeds`: an array has no truth value
+    styles = Styles(generator, seeds, classes, scheme=scheme, truncation_psi=truncation_psi)
+    write_images(styles, outdir, sheet=sheet, batch=batch, dtype=dtype)
+
+
+def write_images(
+    styles: Styles,
+    outdir: str | Path,
+    *,
+    sheet: tuple[int, int] | None,
+    batch: int = 8,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write `NAME.png` of each style to `outdir`, and `grid.png` of the first ones.
+
+    `sheet`: columns and rows of `grid.png`, or None for no sheet. If there are several classes,
+    each has a row of it. Every rank takes the styles at
+    its own positions, and rank 0 writes the sheet. Every file is whole or not there. Raises
+    ValueError for no styles, and OSError if the folder cannot be written.
+    """
+    if not len(styles):
         raise ValueError("there must be at least one seed")
+    check_rendering(batch, dtype)
     if sheet is not None:
         check_sheet(*sheet)
     outdir = user_path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    wanted, cells = _in_order(seeds, classes, sheet)
-    own = [wanted[position] for position in own_share(range(len(wanted)))]
+    generator = styles.generator
+    places, cells = _in_order(styles, sheet)
+    own = own_share(places)
     own_cells = len(own_share(range(cells)))
-    labels = [image.label for image in own if image.label is not None]
     side = generator.resolution
     kept = [torch.empty(0, side, side, 3, dtype=torch.uint8)]
-    settings: dict[str, Any] = {"truncation_psi": truncation_psi, "dtype": dtype, "scheme": scheme}
     done = 0
     with progress_bar("Images", len(own)) as advance:
-        own_seeds = [image.seed for image in own]
-        for images_BHW3 in generate(generator, own_seeds, labels or None, batch=batch, **settings):
-            names = own[done : done + len(images_BHW3)]
-            for image, image_HW3 in zip(names, images_BHW3, strict=True):
-                save_png(image_HW3, outdir / image.file)
+        for names, ws_BLS in styles.batches(own, batch=batch):
+            images_BHW3 = render(generator, ws_BLS, dtype=dtype)
+            for name, image_HW3 in zip(names, images_BHW3, strict=True):
+                save_png(image_HW3, outdir / f"{name}.png")
             kept.append(images_BHW3[: max(0, own_cells - done)])
             done += len(images_BHW3)
             advance(len(images_BHW3))
@@ -122,5 +113,23 @@ def write_samples(
         own_NHW3 = torch.cat(kept).to(generator.const.device)
         shares = all_gather(own_NHW3)
         if is_main():
-            sheet_HW3 = contact_sheet(interleaved(shares).cpu(), *sheet)
+            columns, rows = sheet
+            columns = min(columns, len(styles.seeds)) if _has_class_rows(styles) else columns
+            sheet_HW3 = contact_sheet(interleaved(shares).cpu(), columns, rows)
             save_sheet(sheet_HW3, outdir / "grid.png")
+
+
+def _has_class_rows(styles: Styles) -> bool:
+    return styles.classes is not None and len(styles.classes) > 1
+
+
+def _in_order(styles: Styles, sheet: tuple[int, int] | None) -> tuple[Sequence[int], int]:
+    """The places of all styles, and how many of them the sheet shows: these come first."""
+    columns, rows = (0, 0) if sheet is None else sheet
+    every = range(len(styles))
+    if not _has_class_rows(styles):
+        return every, min(columns * rows, len(every))
+    seeds = len(styles.seeds)
+    shown = [place for place in range(styles.drawn) if place % seeds < columns]
+    shown = shown[: rows * min(columns, seeds)]
+    return [*shown, *sorted(set(every) - set(shown))], len(shown)

@@ -15,8 +15,7 @@ from stylenat.data.source import SubsetSource
 from stylenat.export import save_generator
 from stylenat.metrics import Evaluator, evaluate, protocol_of, score_classes
 from tests.data.writers import png, write_folder
-from tests.sampling.test_classes import generator_of_classes
-from tests.sampling.tiny import tiny_generator
+from tests.sampling.tiny import generator_of_classes, tiny_generator
 
 CPU = torch.device("cpu")
 COUNTS = (8, 6, 4)

@@ -12,14 +12,10 @@ from torch.nn import functional
 
 from stylenat.config import from_dict, to_dict
 from stylenat.models import Discriminator, Generator
-from stylenat.models.classes import (
-    ClassEmbedding,
-    ClassMapping,
-    class_index,
-    classes_in_words,
-)
+from stylenat.models.classes import class_index, classes_in_words
 from stylenat.models.discriminator import DiscriminatorConfig, DiscriminatorLevel
 from stylenat.models.layers import pixel_norm
+from stylenat.models.mapping import ClassEmbedding, ClassMapping
 from tests.sampling.tiny import CONFIG
 
 LABELS = torch.tensor([0, 2, 1, 2])
