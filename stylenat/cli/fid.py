@@ -13,7 +13,7 @@ from stylenat.choices import FILTERS, METRICS, MODES
 from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
 
 if TYPE_CHECKING:
-    from stylenat.metrics import Scores
+    from stylenat.metrics import Protocol, Scores
 
 
 @click.command()
@@ -118,7 +118,7 @@ def fid(
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.files import check_can_write, refuse_overwriting
     from stylenat.memory import keep_freed_memory
-    from stylenat.metrics import protocol_of, score, score_classes
+    from stylenat.metrics import protocol_of
     from stylenat.sampling import DTYPES, is_model, model_file
 
     if out is not None:
@@ -142,19 +142,26 @@ def fid(
             "compiled": compiled,
             "tell": click.echo if is_main() else lambda _: None,
         }
-        if per_class:
-            of_classes = score_classes(model, protocol, **settings)
-            content = {"classes": {name: found.to_dict() for name, found in of_classes.items()}}
-            lines = _table(of_classes)
-        else:
-            scores = score(model, protocol, **settings)
-            content = scores.to_dict()
-            lines = [f"{metric:<12}{value:.6g}" for metric, value in scores.values.items()]
-            lines.append(scores.summary())
+        content, lines = _measured(model, protocol, per_class=per_class, **settings)
         if is_main():
             file = model_file(model, which=snapshot) if is_model(model) else None
             click.echo("\n".join(lines))
             _write(content, model, file, out)
+
+
+def _measured(
+    model: str, protocol: Protocol, *, per_class: bool, **settings: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """Scores and their protocols, as JSON holds them, and as lines to print."""
+    from stylenat.metrics import score, score_classes
+
+    if per_class:
+        of_classes = score_classes(model, protocol, **settings)
+        content = {name: scores.to_dict() for name, scores in of_classes.items()}
+        return {"classes": content}, _table(of_classes)
+    scores = score(model, protocol, **settings)
+    lines = [f"{metric:<12}{value:.6g}" for metric, value in scores.values.items()]
+    return scores.to_dict(), [*lines, scores.summary()]
 
 
 def _table(of_classes: Mapping[str, Scores]) -> list[str]:

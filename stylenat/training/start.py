@@ -17,6 +17,7 @@ from stylenat.distributed import broadcast_, from_main, rank, run_on_main, world
 from stylenat.metrics import Evaluator
 from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.precision import set_tf32
+from stylenat.text import listed
 from stylenat.training.checkpoint import checkpoints, load_checkpoint, newest_checkpoint
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.state import NETWORKS, TrainingState, new_state, parameters_in_words
@@ -240,6 +241,10 @@ def announce(
         log.info("%s: %s", name, parameters_in_words(getattr(state, name), optimizer))
     for sentence in described(images):
         log.info("data: %s", sentence)
+    if images.labels_N is not None:
+        unseen = np.setdiff1d(np.arange(config.model.classes), images.labels_N).astype(str)
+        if len(unseen):
+            log.warning("data: no training image is of class %s", listed(unseen.tolist()))
     log.info(
         "%d images per step on %d x %s, %s, to %g kimg, in %s",
         plan.batch,

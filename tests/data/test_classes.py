@@ -53,6 +53,18 @@ def test_the_first_folder_of_an_image_is_its_class(tmp_path, write):
     assert shown == [3, 1, 2, 0]
 
 
+def test_classes_are_numbered_in_the_order_of_their_names(tmp_path):
+    """Files are sorted by their whole names: `ant 3/...` comes before `ant/...`."""
+    files = {"ant/0.png": png(0), "ant 3/1.png": png(1), "bee/2.png": png(2)}
+    labels = FolderLabels(open_images(write_folder(tmp_path / "x", files)))
+    assert labels.class_names == ("ant", "ant 3", "bee")
+    assert {labels.name(i): labels.label(i) for i in range(3)} == {
+        "ant/0.png": 0,
+        "ant 3/1.png": 1,
+        "bee/2.png": 2,
+    }
+
+
 def test_names_of_classes_outlast_another_prepare(tmp_path):
     make(write_folder(tmp_path / "x", FILES), tmp_path / "a.zip", labels_from_folders=True)
     make(str(tmp_path / "a.zip"), tmp_path / "b.zip")

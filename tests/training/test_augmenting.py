@@ -50,7 +50,7 @@ def test_every_image_that_d_sees_is_augmented(loss, monkeypatch):
     monkeypatch.setattr(steps, "seen_by_d", lambda image, *_: image * 0 + 7)
     seen = []
     forward = state.D.forward
-    state.D.forward = lambda image: seen.append(image.detach()) or forward(image)
+    state.D.forward = lambda image, labels: seen.append(image.detach()) or forward(image, labels)
     # The consistency loss compares with images that are changed once more.
     config = dataclasses.replace(config, consistency=None)
     for step in (steps.d_step, steps.penalty_step, steps.g_step):
