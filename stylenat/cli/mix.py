@@ -48,13 +48,22 @@ def mix(model: Path, rows: str, cols: str, blocks: str, out: Path, **settings: A
     The unmixed images stand at the left and on top. MODEL is what `stylenat sample` takes.
     """
     from stylenat.files import check_can_write
-    from stylenat.latents import LoadedModel, Settings, blocks_text, mixing_sheet, parse_blocks
+    from stylenat.latents import (
+        LoadedModel,
+        Settings,
+        blocks_text,
+        mixing_sheet,
+        parse_blocks,
+        seeds_or_file,
+    )
     from stylenat.latents.pictures import check_png
+    from stylenat.memory import keep_freed_memory
     from stylenat.sampling import save_sheet
 
     check_png(out)
     check_can_write(out)
-    margins = [_seeds_or_file(text) for text in (rows, cols)]
+    keep_freed_memory()
+    margins = [seeds_or_file(text) for text in (rows, cols)]
     chosen = Settings(**settings)
     loaded = LoadedModel(model, chosen)
     numbers = parse_blocks(blocks, loaded.generator.config)
@@ -64,12 +73,3 @@ def mix(model: Path, rows: str, cols: str, blocks: str, out: Path, **settings: A
         f"{out}: {len(styles[0].ws)} rows, {len(styles[1].ws)} columns; blocks "
         f"{blocks_text(numbers)} are those of the columns"
     )
-
-
-def _seeds_or_file(text: str) -> tuple[list[int], list[Path]]:
-    """Seeds and ws files of a margin: text that ends as ws files do is the name of one."""
-    from stylenat.files import user_path
-    from stylenat.latents.ws_file import SUFFIX
-    from stylenat.sampling import parse_seeds
-
-    return ([], [user_path(text)]) if text.endswith(SUFFIX) else (parse_seeds(text), [])

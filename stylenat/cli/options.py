@@ -29,6 +29,22 @@ class Batches(click.ParamType):
         self.fail(f"'{value}' is not a list of batch sizes, such as 1,8,64", parameter, context)
 
 
+class Cells(click.ParamType):
+    """`4x2`: columns and rows."""
+
+    name = "cells"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        columns, x, rows = str(value).partition("x")
+        if x and columns.isdecimal() and rows.isdecimal():
+            return int(columns), int(rows)
+        self.fail(f"'{value}' is not columns and rows, such as 8x4", parameter, context)
+
+
 class UserPath(click.ParamType):
     """A path with `~` expanded; every path that a command takes has this type."""
 

@@ -7,27 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylenat.cli.options import COMPILE, SEEDS, WS, UserPath, style_settings
+from stylenat.cli.options import COMPILE, SEEDS, WS, Cells, UserPath, style_settings
 
 if TYPE_CHECKING:
     from stylenat.latents import LoadedModel
     from stylenat.sampling import Styles
 
 
-class Sheet(click.ParamType):
+class Sheet(Cells):
     """`8x8`, which is columns and rows, or `none`."""
 
     name = "sheet"
 
-    def convert(
+    def convert(  # type: ignore[override]
         self, value: object, parameter: click.Parameter | None, context: click.Context | None
     ) -> tuple[int, int] | str:
-        if value == "none":
-            return "none"
-        columns, x, rows = str(value).partition("x")
-        if x and columns.isdecimal() and rows.isdecimal():
-            return int(columns), int(rows)
-        self.fail(f"'{value}' is not columns and rows, such as 8x4, or none", parameter, context)
+        return "none" if value == "none" else super().convert(value, parameter, context)
 
 
 @click.command()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from stylenat.models import GeneratorConfig
+from stylenat.models import Generator, GeneratorConfig
 from stylenat.text import shown
 
 # By the side of the level: pose and shape of the whole, its parts, and their colors and textures.
@@ -41,6 +42,11 @@ def named_blocks(name: str, config: GeneratorConfig) -> list[int]:
     low, high = NAMED_SIDES[name]
     sides = [level.resolution for level in config.levels for _ in range(level.blocks)]
     return [block for block, side in enumerate(sides) if low <= side <= high]
+
+
+def all_blocks(generator: Generator) -> list[Any]:
+    """The `Block` modules of a generator, in the order of its ws."""
+    return [block for level in generator.levels for block in level.blocks]  # type: ignore[union-attr]
 
 
 def _blocks(piece: str, config: GeneratorConfig) -> list[int]:

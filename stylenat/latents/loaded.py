@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from stylenat.distributed import pick_device
-from stylenat.files import sha256_of
+from stylenat.files import sha256_of, user_path
+from stylenat.latents.directions import Directions, load_directions
 from stylenat.latents.modes import check_centers, find_centers
-from stylenat.latents.ws_file import load_ws
+from stylenat.latents.ws_file import SUFFIX, load_ws
 from stylenat.sampling import (
     DTYPES,
     NamedWs,
@@ -81,6 +82,14 @@ class LoadedModel:
         return sha256_of(self.file)
 
     @cached_property
+    def classes(self) -> list[int] | None:
+        """The classes that --class names; None for a model without classes.
+
+        Raises ValueError as `chosen_classes` does.
+        """
+        return chosen_classes(self.generator, self.settings.chosen_class)
+
+    @cached_property
     def truncation(self) -> dict[str, Any]:
         """What `seed_ws` and `truncated` are to do."""
         modes = self.settings.trunc_modes
@@ -97,13 +106,12 @@ class LoadedModel:
         numbers = parse_seeds(seeds) if isinstance(seeds, str) else (seeds or ())
         if not len(numbers) and not ws_files:
             raise ValueError("there must be at least one seed or ws file: give --seeds or --ws")
-        text = self.settings.chosen_class
-        if not len(numbers) and text is not None:
+        if not len(numbers) and self.settings.chosen_class is not None:
             raise ValueError("--class is for seeds, and there are none: leave it out")
         return Styles(
             self.generator,
             numbers,
-            chosen_classes(self.generator, text) if len(numbers) else None,
+            self.classes if len(numbers) else None,
             given=self._given(ws_files),
             scheme=self.settings.seed_scheme,
             **self.truncation,
@@ -116,14 +124,20 @@ class LoadedModel:
 
     def load_ws(self, path: str | Path) -> NamedWs:
         """The styles of a ws file that fits this model; as `ws_file.load_ws`."""
+        return load_ws(path, **self._fits())
+
+    def load_directions(self, path: str | Path) -> Directions:
+        """Directions that fit this model; as `directions.load_directions`."""
+        return load_directions(path, **self._fits())
+
+    def _fits(self) -> dict[str, Any]:
         config = self.generator.config
-        return load_ws(
-            path,
-            model_sha256=self.sha256,
-            num_ws=config.num_ws,
-            style_dim=config.style_dim,
-            any_model=self.settings.any_model,
-        )
+        return {
+            "model_sha256": self.sha256,
+            "num_ws": config.num_ws,
+            "style_dim": config.style_dim,
+            "any_model": self.settings.any_model,
+        }
 
     def _given(self, ws_files: Sequence[str | Path]) -> NamedWs | None:
         if not ws_files:
@@ -131,3 +145,11 @@ class LoadedModel:
         loaded = [self.load_ws(path) for path in ws_files]
         names = tuple(name for styles in loaded for name in styles.names)
         return NamedWs(names, torch.cat([styles.ws for styles in loaded]))
+
+
+def seeds_or_file(text: str) -> tuple[list[int], list[Path]]:
+    """Seeds and ws files that a text means: one that ends as ws files do is the name of one.
+
+    Raises ValueError as `parse_seeds` does.
+    """
+    return ([], [user_path(text)]) if text.endswith(SUFFIX) else (parse_seeds(text), [])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from stylenat.text import shortened
 
 
-def check_shape(path: Path, what: str, found: tuple[int, int], expected: tuple[int, int]) -> None:
+def check_shape(path: Path, what: str, found: Sequence[Any], expected: Sequence[int]) -> None:
     """Raises ValueError unless both pairs of num_ws and style_dim agree."""
     if found != expected:
         raise ValueError(

@@ -122,3 +122,34 @@ def test_what_makes_no_image_is_refused_in_a_sentence(model, tmp_path, options, 
     result = sample(model, tmp_path / "out", *options)
     assert result.exit_code == 1
     assert sentence in result.output
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("mix", "--rows", "1,2", "--cols", "3", "--out", "out.png"),
+        ("film", "--seeds", "1,2", "--frames", "2", "--out", "out.webp"),
+        ("directions", "--count", "2", "--strip-seeds", "1", "--out", "out.json"),
+        (
+            "directions",
+            "--method",
+            "jacobian",
+            "--count",
+            "2",
+            "--strip-seeds",
+            "1",
+            "--out",
+            "out.json",
+        ),
+        ("attention", "--seeds", "1", "--out", "out"),
+    ],
+)
+def test_what_is_done_with_seeds_is_done_with_those_of_a_class(model, tmp_path, command):
+    name, *options = command
+    options = [str(tmp_path / text) if text.startswith("out") else text for text in options]
+    refused = CliRunner().invoke(main, [name, str(model), *options])
+    assert refused.exit_code == 1
+    assert "give --class NAME" in refused.output
+    result = CliRunner().invoke(main, [name, str(model), "--class", "food", *options])
+    assert result.exit_code == 0, result.output
+    assert list(tmp_path.glob("out*"))
