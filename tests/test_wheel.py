@@ -38,6 +38,7 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "requirements.txt",
                  "requirements-dev.txt", "requirements-film.txt", "requirements-modes.txt",
+                 "requirements-project.txt",
                  "requirements-timm.txt"):  # fmt: skip
         shutil.copy(ROOT / name, source)
     building = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, source)
