@@ -35,7 +35,7 @@ RISE, FALL = 0.05, 0.25  # parts of the steps in which the rate rises, and falls
 LR, TUNING_LR = 0.1, 3e-4
 PIXELS_WEIGHT = 10.0  # of the mean squared error beside a perceptual distance
 PATH_LENGTH = 60  # positions that are kept on the way
-FAR = 0.25  # of the distance between two images of the model
+FAR = 0.18  # of the distance between two images of the model
 
 
 @dataclass(frozen=True)
