@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from stylenat.choices import DIRECTION_METHODS, DirectionMethod
-from stylenat.cli.options import UserPath, style_settings
+from stylenat.cli.options import UserPath, check_together, style_settings
 
 
 @click.command()
@@ -19,7 +19,8 @@ from stylenat.cli.options import UserPath, style_settings
     default="pca",
     show_default=True,
     help="How to find them: where w varies most (pca), what the style layers amplify most (sefa), "
-    "or what changes a region of the images most (jacobian).",
+    "what changes a region of the images most (jacobian), or what leads from some styles to others "
+    "(difference).",
 )
 @click.option(
     "--region",
@@ -27,12 +28,23 @@ from stylenat.cli.options import UserPath, style_settings
     help="The box of pixels that --method jacobian is to change; the rest is to stay.",
 )
 @click.option(
+    "--from",
+    "first",
+    metavar="LIST",
+    help="Seeds, or the name of a ws file, that --method difference leads away from, such as faces "
+    "without glasses.",
+)
+@click.option(
+    "--to",
+    "second",
+    metavar="LIST",
+    help="Seeds, or the name of a ws file, that it leads to, such as faces with glasses.",
+)
+@click.option(
     "--count",
     type=int,
-    default=10,
-    show_default=True,
     metavar="N",
-    help="How many directions to write, the strongest first.",
+    help="How many directions to write, the strongest first.  [default: 10; of a difference 1]",
 )
 @click.option(
     "--blocks",
@@ -73,7 +85,9 @@ def directions(
     model: Path,
     method: DirectionMethod,
     region: str | None,
-    count: int,
+    first: str | None,
+    second: str | None,
+    count: int | None,
     blocks: str,
     names: str | None,
     out: Path,
@@ -87,7 +101,14 @@ def directions(
     what `stylenat sample` takes.
     """
     from stylenat.files import check_can_write
-    from stylenat.latents import LoadedModel, Settings, parse_blocks, save_directions, wanted_seeds
+    from stylenat.latents import (
+        LoadedModel,
+        Settings,
+        parse_blocks,
+        save_directions,
+        seeds_or_file,
+        wanted_seeds,
+    )
     from stylenat.latents.finding import find_directions, remarks
     from stylenat.latents.jacobian import parse_region
     from stylenat.latents.pictures import direction_strip
@@ -95,6 +116,7 @@ def directions(
     from stylenat.sampling import save_sheet
 
     keep_freed_memory()
+    check_together(("--from", first), ("--to", second))
     box = None if region is None else parse_region(region)
     if out.suffix.lower() != ".json":
         raise ValueError(f"the name of a directions file must end in .json: {out}")
@@ -103,7 +125,14 @@ def directions(
     seeds = wanted_seeds(strip_seeds, scheme=chosen.seed_scheme)
     loaded = LoadedModel(model, chosen)
     numbers = parse_blocks(blocks, loaded.generator.config)
-    found = find_directions(loaded, method, count=count, blocks=numbers, region=box)
+    if count is None:
+        count = 1 if method == "difference" else 10
+    pair = None
+    if first is not None and second is not None:
+        ends = (loaded.styles(*seeds_or_file(text)) for text in (first, second))
+        from_ws, to_ws = (styles.all(batch=chosen.batch).ws for styles in ends)
+        pair = (from_ws, to_ws)
+    found = find_directions(loaded, method, count=count, blocks=numbers, region=box, pair=pair)
     found = found.named([] if names is None else [name.strip() for name in names.split(",")])
     ws = loaded.styles(seeds).all(batch=chosen.batch).ws
     for direction in found.directions:

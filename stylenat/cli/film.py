@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylenat.cli.options import SEEDS, WS, Cells, UserPath, style_settings
+from stylenat.cli.options import SEEDS, WS, Cells, UserPath, check_together, style_settings
 
 if TYPE_CHECKING:
     from stylenat.latents import LoadedModel
@@ -118,14 +118,6 @@ def film(
         save_film(shown, out, count=count, fps=rate, quality=quality)
     size = out.stat().st_size / 1e3
     click.echo(f"{out}: {count} frames, {float(count / rate):.1f} s, {size:,.0f} kB")
-
-
-def check_together(*options: tuple[str, object]) -> None:
-    """Raises ValueError if only some of these options, which need each other, are given."""
-    missing = [name for name, value in options if value is None]
-    if missing and len(missing) < len(options):
-        raise ValueError(f"{' and '.join(name for name, _ in options)} belong together: "
-                         f"{missing[0]} is missing")  # fmt: skip
 
 
 def _change(

@@ -190,3 +190,11 @@ def style_settings(command: Command) -> Command:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def check_together(*options: tuple[str, object]) -> None:
+    """Raises ValueError if only some of these options, which need each other, are given."""
+    missing = [name for name, value in options if value is None]
+    if missing and len(missing) < len(options):
+        raise ValueError(f"{' and '.join(name for name, _ in options)} belong together: "
+                         f"{missing[0]} is missing")  # fmt: skip

@@ -4,6 +4,7 @@
 - SeFa (arXiv 2007.06600): the directions that the style layers amplify most.
 - Jacobian (LowRankGAN, arXiv 2106.04488): those that change a region of the images most, here
   compared with the rest of the images.
+- Difference: from some styles to others, such as from those without glasses to those with some.
 
 Legend: N latents, S style_dim, R rows of style layers, D directions.
 """
@@ -39,12 +40,15 @@ def find_directions(
     count: int,
     blocks: Sequence[int],
     region: Region | None = None,
+    pair: tuple[Tensor, Tensor] | None = None,
 ) -> Directions:
     """The `count` strongest directions by this method, for these blocks.
 
     `region`, which the Jacobian alone takes, is the part of the images that shall change; if None,
-    the whole. `about` of the result says what the eigenvalues are. Raises ValueError for more
-    directions than w has dimensions, and for a region that is not in the images.
+    the whole. `pair`, which the difference needs, holds the ws [N, num_ws, S] to lead from and to;
+    it gives one direction. `about` of the result says what the eigenvalues are. Raises
+    ValueError for more directions than w has dimensions, for a region that is not in the images,
+    and for settings of another method.
     """
     generator = model.generator
     style_dim = generator.config.style_dim
@@ -52,6 +56,10 @@ def find_directions(
         raise ValueError(f"--count must be 1 to style_dim, {style_dim}: {count}")
     if region is not None and method != "jacobian":
         raise ValueError(f"--region is for --method jacobian, and not for {method}")
+    if (pair is None) == (method == "difference"):
+        raise ValueError("--from and --to are for --method difference, which needs both")
+    if method == "difference" and count != 1:
+        raise ValueError(f"--method difference finds 1 direction: --count {count}")
     about: dict[str, Any]
     covariance_SS = w_covariance(generator, model.classes)
     spread = math.sqrt(float(covariance_SS.trace()) / style_dim)
@@ -64,6 +72,9 @@ def find_directions(
         rows_RS = style_rows(generator, blocks)
         eigenvalues, vectors_SD = strongest(rows_RS.mT @ rows_RS, count)
         about = {"eigenvalues": eigenvalues.tolist(), **random_edge(*rows_RS.shape)}
+    elif method == "difference":
+        assert pair is not None
+        vectors_SD, about = _difference(*pair, blocks)
     else:
         inside_SS, outside_SS = region_products(model, blocks, region, spread=spread)
         vectors_SD = regional(inside_SS, outside_SS, count)
@@ -91,6 +102,25 @@ def w_covariance(generator: Generator, classes: Sequence[int] | None = None) -> 
     labels = (torch.full((len(z),), label, device=z.device) for label in classes)
     of_classes = [torch.cov(generator.mapping(z, label).double().cpu().T) for label in labels]
     return torch.stack(of_classes).mean(0)
+
+
+def _difference(
+    from_NLS: Tensor, to_NLS: Tensor, blocks: Sequence[int]
+) -> tuple[Tensor, dict[str, Any]]:
+    """The unit vector [S, 1] from the mean of some ws to that of others.
+
+    And how far apart they are, in standard deviations along it within each of the two.
+    """
+    first_NS, second_NS = (ws[:, list(blocks)].double().mean(1) for ws in (from_NLS, to_NLS))
+    step_S = second_NS.mean(0) - first_NS.mean(0)
+    if not 0 < float(step_S.norm()) < math.inf:
+        raise ValueError("--from and --to must be different styles: the means of their w are equal")
+    vector_S = step_S / step_S.norm()
+    around = [ws @ vector_S - (ws.mean(0) @ vector_S) for ws in (first_NS, second_NS)]
+    variance = float(torch.cat(around).square().mean())
+    apart = float(step_S.norm()) / math.sqrt(variance) if variance else math.inf
+    about = {"styles": [len(first_NS), len(second_NS)], "apart": apart}
+    return vector_S[:, None], about
 
 
 def strongest(matrix_SS: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -161,6 +191,9 @@ def remarks(directions: Directions) -> list[str]:
     if directions.method == "jacobian":
         share = sum(about["share_inside"]) / len(about["share_inside"])
         return [f"on average, {share:.0%} of what they change lies in the region"]
+    if directions.method == "difference":
+        first, second = about["styles"]
+        return [f"from {first} styles to {second}, which lie {about['apart']:.1f} sigma apart"]
     edge, edge_95 = about["random_edge"], about["random_edge_95"]
     above = sum(value > edge_95 for value in about["eigenvalues"])
     first = (
