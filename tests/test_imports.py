@@ -24,7 +24,7 @@ LAYERS = (
     ("stylenat.metrics",),
     ("stylenat",),  # stylenat/__init__.py alone: the names that a user imports
     ("stylenat.backbones",),
-    ("stylenat.sampling", "stylenat.data"),
+    ("stylenat.sampling", "stylenat.data", "stylenat.portable"),
     ("stylenat.legacy",),
     ("stylenat.export",),
     ("stylenat.config",),

@@ -18,6 +18,7 @@ from stylenat.cli.classify import classify
 from stylenat.cli.configs import configs
 from stylenat.cli.convert import convert
 from stylenat.cli.doctor import doctor
+from stylenat.cli.export import export
 from stylenat.cli.fid import fid
 from stylenat.cli.prepare import prepare
 from stylenat.cli.sample import sample
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 for command in (
-    prepare, augment_sheet, train, sample, fid, convert, blend,
+    prepare, augment_sheet, train, sample, fid, convert, export, blend,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
     main.add_command(command)
