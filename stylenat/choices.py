@@ -20,6 +20,7 @@ AugmentSet = Literal[  # of ADA's transformations
 ]
 Augmentation = Literal["none", "diffaugment", "ada"]  # of all images that D sees in training
 SheetColumns = Literal["p", "percentile"]  # what the columns of `stylenat augment-sheet` stand for
+DirectionMethod = Literal["pca", "sefa", "jacobian"]  # how `stylenat directions` finds them
 
 FILTERS: tuple[Filter, ...] = get_args(Filter)
 CROPS: tuple[Crop, ...] = get_args(Crop)
@@ -31,3 +32,4 @@ SEED_SCHEMES: tuple[SeedScheme, ...] = get_args(SeedScheme)
 SNAPSHOTS: tuple[Snapshot, ...] = get_args(Snapshot)
 AUGMENT_SETS: tuple[AugmentSet, ...] = get_args(AugmentSet)
 SHEET_COLUMNS: tuple[SheetColumns, ...] = get_args(SheetColumns)
+DIRECTION_METHODS: tuple[DirectionMethod, ...] = get_args(DirectionMethod)

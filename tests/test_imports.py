@@ -23,7 +23,7 @@ LAYERS = (
     ("stylenat.training",),
     ("stylenat.metrics",),
     ("stylenat",),  # stylenat/__init__.py alone: the names that a user imports
-    ("stylenat.backbones",),
+    ("stylenat.backbones", "stylenat.latents"),
     ("stylenat.sampling", "stylenat.data", "stylenat.portable"),
     ("stylenat.legacy",),
     ("stylenat.export",),

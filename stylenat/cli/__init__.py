@@ -11,15 +11,20 @@ import click
 
 from stylenat import __version__
 from stylenat.cli.accuracy import accuracy
+from stylenat.cli.attention import attention
 from stylenat.cli.augment_sheet import augment_sheet
 from stylenat.cli.bench import bench
 from stylenat.cli.blend import blend
 from stylenat.cli.classify import classify
 from stylenat.cli.configs import configs
 from stylenat.cli.convert import convert
+from stylenat.cli.directions import directions
 from stylenat.cli.doctor import doctor
+from stylenat.cli.edit import edit
 from stylenat.cli.export import export
 from stylenat.cli.fid import fid
+from stylenat.cli.film import film
+from stylenat.cli.mix import mix
 from stylenat.cli.prepare import prepare
 from stylenat.cli.sample import sample
 from stylenat.cli.train import train
@@ -76,6 +81,7 @@ def main() -> None:
 
 for command in (
     prepare, augment_sheet, train, sample, fid, convert, export, blend,
+    mix, film, directions, edit, attention,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
     main.add_command(command)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
-from stylenat.choices import DTYPES, FILTERS, SNAPSHOTS
+from stylenat.choices import DTYPES, FILTERS, SEED_SCHEMES, SNAPSHOTS
 from stylenat.files import user_path
+
+Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Batches(click.ParamType):
@@ -23,6 +27,22 @@ class Batches(click.ParamType):
         if all(piece.isascii() and piece.isdecimal() and int(piece) > 0 for piece in pieces):
             return tuple(int(piece) for piece in pieces)
         self.fail(f"'{value}' is not a list of batch sizes, such as 1,8,64", parameter, context)
+
+
+class Cells(click.ParamType):
+    """`4x2`: columns and rows."""
+
+    name = "cells"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        columns, x, rows = str(value).partition("x")
+        if x and columns.isdecimal() and rows.isdecimal():
+            return int(columns), int(rows)
+        self.fail(f"'{value}' is not columns and rows, such as 8x4", parameter, context)
 
 
 class UserPath(click.ParamType):
@@ -96,12 +116,54 @@ SNAPSHOT = click.option(
     show_default=True,
     help="Which snapshot of a run folder to take.",
 )
+BATCH = click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=8,
+    show_default=True,
+    help="How many images to generate at once.",
+)
+SEEDS = click.option("--seeds", metavar="LIST", help="Which seeds to take, such as 0-63,100.")
+SEED_SCHEME = click.option(
+    "--seed-scheme",
+    type=click.Choice(SEED_SCHEMES),
+    default="torch",
+    show_default=True,
+    help="How a seed becomes a latent: as in StyleNAT's code (torch) or in StyleGAN's.",
+)
 TRUNC = click.option(
     "--trunc",
     type=Psi(),
     default=1.0,
     show_default=True,
     help="Truncation psi: 1 changes nothing, less gives more typical images.",
+)
+TRUNC_CUTOFF = click.option(
+    "--trunc-cutoff",
+    type=int,
+    metavar="N",
+    help="Truncate only the w of the first N blocks.  [default: of all blocks]",
+)
+TRUNC_MODES = click.option(
+    "--trunc-modes",
+    type=int,
+    metavar="K",
+    help="Truncate towards the nearest of K centers of w, instead of the mean of w. Needs "
+    "scikit-learn.",
+)
+WS = click.option(
+    "--ws",
+    "ws_files",
+    type=UserPath(),
+    multiple=True,
+    metavar="FILE",
+    help="A ws file, such as `sample --save-w` writes; its styles follow those of the seeds. This "
+    "option may be given several times.",
+)
+ANY_MODEL = click.option(
+    "--any-model",
+    is_flag=True,
+    help="Take ws files and directions of another model too, if their shapes fit.",
 )
 VARIANT = click.option(
     "-n",
@@ -110,3 +172,13 @@ VARIANT = click.option(
     help="The variant of a NAT, such as dinat_mini, if its file's name does not say it: it decides "
     "the dilations.",
 )
+
+
+def style_settings(command: Command) -> Command:
+    """Gives a command the options that are the fields of `stylenat.latents.Settings`."""
+    options = (
+        TRUNC, TRUNC_CUTOFF, TRUNC_MODES, SEED_SCHEME, ANY_MODEL, BATCH, DEVICE, DTYPE, SNAPSHOT
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command

@@ -3,35 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylenat.choices import SEED_SCHEMES
-from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
+from stylenat.cli.options import COMPILE, SEEDS, WS, Cells, UserPath, style_settings
+
+if TYPE_CHECKING:
+    from stylenat.latents import LoadedModel
+    from stylenat.sampling import Styles
 
 
-class Sheet(click.ParamType):
+class Sheet(Cells):
     """`8x8`, which is columns and rows, or `none`."""
 
     name = "sheet"
 
-    def convert(
+    def convert(  # type: ignore[override]
         self, value: object, parameter: click.Parameter | None, context: click.Context | None
     ) -> tuple[int, int] | str:
-        if value == "none":
-            return "none"
-        columns, x, rows = str(value).partition("x")
-        if x and columns.isdecimal() and rows.isdecimal():
-            return int(columns), int(rows)
-        self.fail(f"'{value}' is not columns and rows, such as 8x4, or none", parameter, context)
+        return "none" if value == "none" else super().convert(value, parameter, context)
 
 
 @click.command()
 @click.argument("model", type=UserPath())
-@click.option(
-    "--seeds", required=True, metavar="LIST", help="Which seeds to draw, such as 0-63,100."
-)
-@TRUNC
+@SEEDS
+@WS
 @click.option(
     "--outdir",
     type=UserPath(),
@@ -47,35 +44,29 @@ class Sheet(click.ParamType):
     "square, at most 10x10]",
 )
 @click.option(
-    "--batch",
-    type=click.IntRange(1),
-    default=8,
-    show_default=True,
-    help="How many images to generate at once.",
+    "--save-w",
+    is_flag=True,
+    help="Also write DIR/ws.safetensors with the ws of all images, which --ws takes.",
 )
-@DEVICE
-@DTYPE
-@COMPILE
 @click.option(
-    "--seed-scheme",
-    type=click.Choice(SEED_SCHEMES),
-    default="torch",
-    show_default=True,
-    help="How a seed becomes a latent: as in StyleNAT's code (torch) or in StyleGAN's.",
+    "--trunc-sweep",
+    "sweep",
+    metavar="FROM:TO:COUNT",
+    help="Write one sheet instead, DIR/sweep.png: a row for each seed, a column for each psi, such "
+    "as -1:2:7.",
 )
-@SNAPSHOT
+@COMPILE
+@style_settings
 def sample(
     model: Path,
-    seeds: str,
-    trunc: float,
+    seeds: str | None,
+    ws_files: tuple[Path, ...],
     outdir: Path,
     grid: tuple[int, int] | str | None,
-    batch: int,
-    device: str,
-    dtype_name: str,
+    save_w: bool,
+    sweep: str | None,
     compiled: bool,
-    seed_scheme: str,
-    snapshot: str,
+    **settings: Any,
 ) -> None:
     """Write images of MODEL: an exported file, a run folder or one of its checkpoints, or a
     published .pt.
@@ -85,42 +76,81 @@ def sample(
     """
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.files import check_can_fill
+    from stylenat.latents import LoadedModel, Settings, parse_sweep
     from stylenat.memory import keep_freed_memory
-    from stylenat.sampling import (
-        DTYPES,
-        check_seeds,
-        compile_synthesis,
-        load_model,
-        model_file,
-        parse_seeds,
-        write_samples,
-    )
+    from stylenat.sampling import check_seeds, compile_synthesis, parse_seeds
 
     keep_freed_memory()
-    numbers = parse_seeds(seeds)
-    chosen = pick_device(device)
     # What can be refused is refused before a model is read.
-    check_seeds(numbers, seed_scheme)
-    sheet = _sheet(grid, len(numbers))
+    if seeds is None and not ws_files:
+        raise click.UsageError("Missing option '--seeds' or '--ws'.")
+    numbers = [] if seeds is None else parse_seeds(seeds)
+    check_seeds(numbers, settings["seed_scheme"])
+    if sweep is not None:
+        psis = parse_sweep(sweep)
+        _refuse_beside_sweep(settings["trunc"] != 1, grid is not None, save_w)
+        settings["trunc"] = None
+    elif isinstance(grid, tuple):
+        _sheet(grid, 1)
     check_can_fill(outdir)
-    source = model_file(model, which=snapshot)
-    with process_group(chosen):
-        generator = load_model(source, chosen)
+    chosen = Settings(**settings)
+    with process_group(pick_device(chosen.device)):
+        loaded = LoadedModel(model, chosen)
         if compiled:
-            compile_synthesis(generator)
-        write_samples(
-            generator,
-            numbers,
-            outdir,
-            sheet=sheet,
-            batch=batch,
-            truncation_psi=trunc,
-            dtype=DTYPES[dtype_name],
-            scheme=seed_scheme,
-        )
+            compile_synthesis(loaded.generator)
+        styles = loaded.styles(numbers, ws_files)
+        if sweep is None:
+            said = _write_images(loaded, styles, outdir, _sheet(grid, len(styles)), save_w)
+        else:
+            said = _write_sweep(loaded, styles, outdir, psis)
         if is_main():
-            with_sheet = "" if sheet is None else f", contact sheet {outdir / 'grid.png'}"
-            click.echo(f"{len(set(numbers))} images of {source} in {outdir}{with_sheet}")
+            click.echo(said)
+
+
+def _write_images(
+    loaded: LoadedModel,
+    styles: Styles,
+    outdir: Path,
+    sheet: tuple[int, int] | None,
+    save_w: bool,
+) -> str:
+    """Write a PNG file for each style, and what goes with them; return what to say of it."""
+    from stylenat.distributed import is_main
+    from stylenat.latents import save_ws
+    from stylenat.sampling import DTYPES, write_images
+
+    settings = loaded.settings
+    dtype = DTYPES[settings.dtype_name]
+    write_images(styles, outdir, sheet=sheet, batch=settings.batch, dtype=dtype)
+    count = len({styles.name(index) for index in range(len(styles))})
+    said = f"{count} images of {loaded.file} in {outdir}"
+    if sheet is not None:
+        said += f", contact sheet {outdir / 'grid.png'}"
+    if save_w:
+        said += f", ws {outdir / 'ws.safetensors'}"
+        if is_main():
+            all_styles = styles.all(batch=settings.batch)
+            save_ws(all_styles, outdir / "ws.safetensors", model_sha256=loaded.sha256)
+    return said
+
+
+def _write_sweep(loaded: LoadedModel, styles: Styles, outdir: Path, psis: list[float]) -> str:
+    from stylenat.distributed import is_main
+    from stylenat.latents import sweep_sheet
+    from stylenat.sampling import save_sheet
+
+    if is_main():
+        outdir.mkdir(parents=True, exist_ok=True)
+        save_sheet(sweep_sheet(loaded, styles, psis), outdir / "sweep.png")
+    columns = ", ".join(f"{psi:g}" for psi in psis)
+    return f"{outdir / 'sweep.png'}: {len(styles)} rows; columns are psi {columns}"
+
+
+def _refuse_beside_sweep(trunc: bool, grid: bool, save_w: bool) -> None:
+    """Raises ValueError for an option that would have no effect on a sweep."""
+    for name, is_given in (("--trunc", trunc), ("--grid", grid), ("--save-w", save_w)):
+        if is_given:
+            raise ValueError(f"{name} has no meaning beside --trunc-sweep: leave one of them out")
 
 
 def _sheet(grid: tuple[int, int] | str | None, count: int) -> tuple[int, int] | None:

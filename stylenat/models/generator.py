@@ -73,12 +73,30 @@ class Generator(nn.Module):
     def forward(
         self, z: Tensor, *, truncation_psi: float = 1.0, truncation_cutoff: int | None = None
     ) -> Tensor:
-        """Images [B, 3, R, R] of latents [B, z_dim], one w for all blocks.
+        """Images [B, 3, R, R] of latents [B, z_dim], one w for all blocks, truncated by `truncate`.
 
-        The first `truncation_cutoff` ws (all if None) become `w_avg + psi * (w - w_avg)`
-        (StyleGAN, arXiv 1812.04948, appendix B). If w_avg is unknown, every such call estimates
-        it; `store_w_avg` does that once. Raises ValueError for another shape of z, a psi
-        that is no finite number, a cutoff outside 0..num_ws, and as `mapping` does.
+        Raises ValueError for another shape of z, and as `truncate` and `mapping` do.
+        """
+        ws_BLS = self.mapping(z)[:, None].expand(-1, self.num_ws, -1)
+        ws_BLS = self.truncate(
+            ws_BLS, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff
+        )
+        return self.synthesis(ws_BLS)
+
+    def truncate(
+        self,
+        ws_BLS: Tensor,
+        *,
+        truncation_psi: float,
+        truncation_cutoff: int | None = None,
+        center: Tensor | None = None,
+    ) -> Tensor:
+        """ws [B, num_ws, S] of which the first `truncation_cutoff` (all if None) are truncated.
+
+        They become `center + psi * (w - center)` (StyleGAN, arXiv 1812.04948, appendix B). `center`
+        broadcasts with [B, cutoff, S]; if it is None, it is w_avg. If w_avg is unknown, every such
+        call estimates it; `store_w_avg` does that once. Raises ValueError for a psi that is no
+        finite number, and a cutoff outside 0..num_ws.
         """
         check_number("truncation_psi", truncation_psi)
         if truncation_cutoff is not None:
@@ -90,14 +108,12 @@ class Generator(nn.Module):
             raise ValueError(
                 f"truncation_cutoff must be between 0 and num_ws, {self.num_ws}: {cutoff}"
             )
-        w_BS = self.mapping(z)
-        ws_BLS = w_BS[:, None].expand(-1, self.num_ws, -1)
-        if truncation_psi != 1 and cutoff > 0:
-            w_avg_S = self._known_or_estimated_w_avg().to(w_BS.dtype)
-            truncated_BS = w_avg_S + truncation_psi * (w_BS - w_avg_S)
-            truncated_BLS = truncated_BS[:, None].expand(-1, cutoff, -1)
-            ws_BLS = torch.cat([truncated_BLS, ws_BLS[:, cutoff:]], dim=1)
-        return self.synthesis(ws_BLS)
+        if truncation_psi == 1 or cutoff == 0:
+            return ws_BLS
+        center = self._known_or_estimated_w_avg() if center is None else center
+        center = center.to(ws_BLS.dtype)
+        truncated_BLS = center + truncation_psi * (ws_BLS[:, :cutoff] - center)
+        return torch.cat([truncated_BLS, ws_BLS[:, cutoff:]], dim=1)
 
     def mapping(self, z: Tensor) -> Tensor:
         """w [B, S] of latents [B, z_dim].

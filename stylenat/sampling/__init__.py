@@ -6,14 +6,17 @@
 from stylenat.precision import DTYPES
 from stylenat.sampling.blending import blend
 from stylenat.sampling.compiled import compile_synthesis
-from stylenat.sampling.files import check_sheet, default_sheet, write_samples
-from stylenat.sampling.images import contact_sheet, generate, save_png, save_sheet
+from stylenat.sampling.files import check_sheet, default_sheet, write_images, write_samples
+from stylenat.sampling.images import contact_sheet, generate, render, save_png, save_sheet
 from stylenat.sampling.models import is_model, load_generator, load_model, model_file
 from stylenat.sampling.seeds import SEED_LIMIT, check_seeds, latents, parse_seeds
+from stylenat.sampling.styles import NamedWs, Styles, seed_ws
 
 __all__ = [
     "DTYPES",
     "SEED_LIMIT",
+    "NamedWs",
+    "Styles",
     "blend",
     "check_seeds",
     "check_sheet",
@@ -27,7 +30,10 @@ __all__ = [
     "load_model",
     "model_file",
     "parse_seeds",
+    "render",
     "save_png",
     "save_sheet",
+    "seed_ws",
+    "write_images",
     "write_samples",
 ]

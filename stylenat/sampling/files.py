@@ -1,11 +1,13 @@
-"""Seeds -> a folder of PNG files and a contact sheet, by all ranks."""
+"""Styles -> a folder of PNG files and a contact sheet, by all ranks.
+
+Legend: B batch, N images, H height, W width, L blocks, S style_dim.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,8 +16,14 @@ from stylenat.distributed import all_gather, interleaved, is_main, own_share
 from stylenat.files import user_path
 from stylenat.models import Generator
 from stylenat.progress import progress_bar
-from stylenat.sampling.images import contact_sheet, generate, save_png, save_sheet
-from stylenat.sampling.seeds import check_seeds
+from stylenat.sampling.images import (
+    check_rendering,
+    contact_sheet,
+    render,
+    save_png,
+    save_sheet,
+)
+from stylenat.sampling.styles import Styles
 
 MOST_CELLS = 10_000
 DEFAULT_SIDE = 10  # cells of a sheet whose size nobody chose
@@ -51,29 +59,45 @@ def write_samples(
 ) -> None:
     """Write `seed0000.png` ... to `outdir`, and `grid.png` of the first seeds.
 
-    `sheet`: columns and rows of `grid.png`, or None for no sheet. Every rank takes the seeds at its
-    own positions, and rank 0 writes the sheet. Every file is whole or not there. Raises ValueError
-    for no seeds, and OSError if the folder cannot be written.
+    As `write_images`, for seeds. Raises ValueError as that and `Styles` do.
     """
-    check_seeds(seeds, scheme)
-    if not len(seeds):  # not `not seeds`: an array has no truth value
+    styles = Styles(generator, seeds, scheme=scheme, truncation_psi=truncation_psi)
+    write_images(styles, outdir, sheet=sheet, batch=batch, dtype=dtype)
+
+
+def write_images(
+    styles: Styles,
+    outdir: str | Path,
+    *,
+    sheet: tuple[int, int] | None,
+    batch: int = 8,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write `NAME.png` of each style to `outdir`, and `grid.png` of the first ones.
+
+    `sheet`: columns and rows of `grid.png`, or None for no sheet. Every rank takes the styles at
+    its own positions, and rank 0 writes the sheet. Every file is whole or not there. Raises
+    ValueError for no styles, and OSError if the folder cannot be written.
+    """
+    if not len(styles):
         raise ValueError("there must be at least one seed")
+    check_rendering(batch, dtype)
     if sheet is not None:
         check_sheet(*sheet)
     outdir = user_path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
-    own_seeds = own_share(seeds)
-    cells = 0 if sheet is None else min(math.prod(sheet), len(seeds))
+    generator = styles.generator
+    own = own_share(range(len(styles)))
+    cells = 0 if sheet is None else min(math.prod(sheet), len(styles))
     own_cells = len(own_share(range(cells)))
     side = generator.resolution
     kept = [torch.empty(0, side, side, 3, dtype=torch.uint8)]
-    settings: dict[str, Any] = {"truncation_psi": truncation_psi, "dtype": dtype, "scheme": scheme}
     done = 0
-    with progress_bar("Images", len(own_seeds)) as advance:
-        for images_BHW3 in generate(generator, own_seeds, batch=batch, **settings):
-            names = own_seeds[done : done + len(images_BHW3)]
-            for seed, image_HW3 in zip(names, images_BHW3, strict=True):
-                save_png(image_HW3, outdir / f"seed{seed:04d}.png")
+    with progress_bar("Images", len(own)) as advance:
+        for names, ws_BLS in styles.batches(own, batch=batch):
+            images_BHW3 = render(generator, ws_BLS, dtype=dtype)
+            for name, image_HW3 in zip(names, images_BHW3, strict=True):
+                save_png(image_HW3, outdir / f"{name}.png")
             kept.append(images_BHW3[: max(0, own_cells - done)])
             done += len(images_BHW3)
             advance(len(images_BHW3))

@@ -1,6 +1,6 @@
 """Generator and seeds -> pixels; pixels -> contact sheets and files.
 
-Legend: B batch, N images, H height, W width.
+Legend: B batch, N images, H height, W width, L blocks, S style_dim.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from stylenat import marks
 from stylenat.files import replacing, user_path
 from stylenat.models import Generator
 from stylenat.precision import DTYPES, autocast
-from stylenat.sampling.seeds import check_seeds, latents
+from stylenat.sampling.seeds import check_seeds
+from stylenat.sampling.styles import seed_ws
 
 
 def generate(
@@ -34,27 +35,37 @@ def generate(
     A seed gives the same image whatever the batch, up to the rounding of matrix products, which
     depends on their size: about 4 values in 100,000 differ by 1. The generator runs on its own
     device, and under autocast if `dtype` is bfloat16 or float16. Raises ValueError for a batch
-    below 1, and as `latents` and `Generator.forward` do.
+    below 1, and as `seed_ws` does.
     """
-    check_whole("the batch", batch)
     check_seeds(seeds, scheme)
+    check_rendering(batch, dtype)
+    for start in range(0, len(seeds), batch):
+        ws_BLS = seed_ws(
+            generator,
+            seeds[start : start + batch],
+            truncation_psi=truncation_psi,
+            truncation_cutoff=truncation_cutoff,
+            scheme=scheme,
+        )
+        yield render(generator, ws_BLS, dtype=dtype)
+
+
+def check_rendering(batch: int, dtype: torch.dtype) -> None:
+    """Raises ValueError for a batch that is no number from 1 up, and for an unknown dtype."""
+    check_whole("the batch", batch)
     if dtype not in DTYPES.values():
         choices = ", ".join(map(str, DTYPES.values()))
         raise ValueError(f"the dtype must be one of {choices}: {dtype}")
     if batch < 1:
         raise ValueError(f"the batch must be at least 1: {batch}")
-    for start in range(0, len(seeds), batch):
-        z = latents(seeds[start : start + batch], generator.z_dim, scheme=scheme)
-        yield _images(generator, z, dtype, truncation_psi, truncation_cutoff)
 
 
 @torch.no_grad()
-def _images(
-    generator: Generator, z: Tensor, dtype: torch.dtype, psi: float, cutoff: int | None
-) -> Tensor:
-    z = z.to(generator.const)
-    with autocast(z.device, dtype):
-        images_B3HW = generator(z, truncation_psi=psi, truncation_cutoff=cutoff)
+def render(generator: Generator, ws_BLS: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 pixels [B, H, W, 3] on the CPU of ws [B, num_ws, S], all in one batch."""
+    ws_BLS = ws_BLS.to(generator.const)
+    with autocast(ws_BLS.device, dtype):
+        images_B3HW = generator.synthesis(ws_BLS)
     return generator.to_uint8(images_B3HW).cpu()
 
 

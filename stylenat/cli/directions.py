@@ -1,0 +1,115 @@
+"""`stylenat directions`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stylenat.choices import DIRECTION_METHODS, DirectionMethod
+from stylenat.cli.options import UserPath, style_settings
+
+
+@click.command()
+@click.argument("model", type=UserPath())
+@click.option(
+    "--method",
+    type=click.Choice(DIRECTION_METHODS),
+    default="pca",
+    show_default=True,
+    help="How to find them: where w varies most (pca), what the style layers amplify most (sefa), "
+    "or what changes a region of the images most (jacobian).",
+)
+@click.option(
+    "--region",
+    metavar="x0,y0,x1,y1",
+    help="The box of pixels that --method jacobian is to change; the rest is to stay.",
+)
+@click.option(
+    "--count",
+    type=int,
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="How many directions to write, the strongest first.",
+)
+@click.option(
+    "--blocks",
+    default="all",
+    show_default=True,
+    metavar="LIST",
+    help="The blocks that the directions are for, as in `stylenat mix`.",
+)
+@click.option(
+    "--names",
+    metavar="LIST",
+    help="Names for the first directions, such as hair,age.  [default: the method and a number]",
+)
+@click.option(
+    "--out",
+    type=UserPath(),
+    default="directions.json",
+    show_default=True,
+    metavar="FILE.json",
+    help="The file to write. FILE.NAME.png shows each direction.",
+)
+@click.option(
+    "--strip-seeds",
+    default="0-3",
+    show_default=True,
+    metavar="LIST",
+    help="The seeds of the pictures, a row for each.",
+)
+@click.option(
+    "--sigmas",
+    type=click.FloatRange(0, 100, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="How far the pictures go to both sides, in standard deviations of w.",
+)
+@style_settings
+def directions(
+    model: Path,
+    method: DirectionMethod,
+    region: str | None,
+    count: int,
+    blocks: str,
+    names: str | None,
+    out: Path,
+    strip_seeds: str,
+    sigmas: float,
+    **settings: Any,
+) -> None:
+    """Find directions of w that change the images of MODEL, for `stylenat edit` and `film`.
+
+    The directions go into one file, and a strip of pictures for each stands beside it. MODEL is
+    what `stylenat sample` takes.
+    """
+    from stylenat.files import check_can_write
+    from stylenat.latents import LoadedModel, Settings, parse_blocks, save_directions
+    from stylenat.latents.finding import find_directions, remarks
+    from stylenat.latents.jacobian import parse_region
+    from stylenat.latents.pictures import direction_strip
+    from stylenat.memory import keep_freed_memory
+    from stylenat.sampling import parse_seeds, save_sheet
+
+    keep_freed_memory()
+    box = None if region is None else parse_region(region)
+    seeds = parse_seeds(strip_seeds)
+    if out.suffix.lower() != ".json":
+        raise ValueError(f"the name of a directions file must end in .json: {out}")
+    check_can_write(out)
+    chosen = Settings(**settings)
+    loaded = LoadedModel(model, chosen)
+    numbers = parse_blocks(blocks, loaded.generator.config)
+    found = find_directions(loaded, method, count=count, blocks=numbers, region=box)
+    found = found.named([] if names is None else [name.strip() for name in names.split(",")])
+    ws = loaded.styles(seeds).all(batch=chosen.batch).ws
+    for direction in found.directions:
+        strip = direction_strip(loaded, ws, direction, sigmas=sigmas, steps=7)
+        save_sheet(strip, out.with_suffix(f".{direction.name}.png"))
+    save_directions(found, out)
+    click.echo(f"{out}: {len(found.directions)} directions by {method}, blocks {blocks}")
+    for sentence in remarks(found):
+        click.echo(f"  {sentence}")
