@@ -21,6 +21,7 @@ from stylenat.cli.convert import convert
 from stylenat.cli.directions import directions
 from stylenat.cli.doctor import doctor
 from stylenat.cli.edit import edit
+from stylenat.cli.explore import explore
 from stylenat.cli.export import export
 from stylenat.cli.fid import fid
 from stylenat.cli.film import film
@@ -81,7 +82,7 @@ def main() -> None:
 
 for command in (
     prepare, augment_sheet, train, sample, fid, convert, export, blend,
-    mix, film, directions, edit, attention,
+    mix, film, directions, edit, attention, explore,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
     main.add_command(command)

@@ -1,0 +1,145 @@
+"""The models that a page shows: those of the command line, and the snapshots of a run.
+
+A page names a model by its number here, so that no path ever comes from a browser.
+Legend: L blocks, S style_dim.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stylenat.files import sha256_of, user_path
+from stylenat.latents import LoadedModel, Settings
+from stylenat.layout import RunPaths, numbered
+from stylenat.sampling import DTYPES, model_file, render, seed_ws
+from stylenat.text import shell_word
+
+# Snapshots of a run are loaded when they are looked at, and the oldest is dropped.
+MOST_LOADED = 4
+SEED_LIMIT = 2**32
+
+
+class Gallery:
+    """Models by number, each loaded when it is first needed.
+
+    `paths`: what `stylenat sample` takes. With `snapshots`, all those of a run folder follow it,
+    oldest first.
+    Raises OSError and ValueError as `load_model` does, for the first model and the directions.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        settings: Settings,
+        *,
+        directions: Path | None = None,
+        snapshots: bool = True,
+    ) -> None:
+        self.settings = settings
+        self.files: list[tuple[str, Path]] = []
+        for path in paths:
+            self.files.append((_name(path), model_file(path, which=settings.snapshot)))
+            self.files += _snapshots(path) if snapshots else []
+        self.directions_file = directions
+        self._loaded: OrderedDict[int, LoadedModel] = OrderedDict()
+        self._directions = (
+            () if directions is None else self.model(0).load_directions(directions).directions
+        )
+        self.model(0)
+
+    def model(self, number: int) -> LoadedModel:
+        """Raises ValueError for a number that no model has."""
+        if not 0 <= number < len(self.files):
+            raise ValueError(f"there are {len(self.files)} models, numbered from 0: {number}")
+        if number not in self._loaded:
+            self._loaded[number] = LoadedModel(
+                self.files[number][1], replace(self.settings, snapshot="best")
+            )
+            if len(self._loaded) > MOST_LOADED:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(number)
+        return self._loaded[number]
+
+    def about(self) -> dict[str, Any]:
+        """What the page needs to know before it asks for anything."""
+        directions = self.directions_file
+        return {
+            "models": [{"name": name, "word": shell_word(str(file))} for name, file in self.files],
+            "scheme": self.settings.seed_scheme,
+            "directions_word": None if directions is None else shell_word(str(directions)),
+            "directions": [
+                {
+                    "name": direction.name,
+                    "sigma": direction.sigma,
+                    "blocks": direction.blocks,
+                    "vector": direction.vector.tolist(),
+                }
+                for direction in self._directions
+            ],
+        }
+
+    def facts(self, number: int) -> dict[str, Any]:
+        """What the page needs to know about one model to compute its ws."""
+        loaded = self.model(number)
+        generator = loaded.generator
+        config = generator.config
+        return {
+            "z_dim": config.z_dim,
+            "style_dim": config.style_dim,
+            "num_ws": config.num_ws,
+            "resolution": config.resolution,
+            "block_resolutions": [
+                level.resolution for level in config.levels for _ in range(level.blocks)
+            ],
+            "w_avg": generator.w_avg.tolist(),
+            "sha256": sha256_of(self.files[number][1]),
+        }
+
+    def w(self, number: int, seed: int) -> bytes:
+        """The w of a seed, float32 [S], as `stylenat sample` has it."""
+        if not 0 <= seed < SEED_LIMIT:
+            raise ValueError(f"seeds on this page must be from 0 to {SEED_LIMIT - 1}: {seed}")
+        generator = self.model(number).generator
+        ws = seed_ws(generator, [seed], scheme=self.settings.seed_scheme)
+        return _bytes(ws[0, 0].float())
+
+    def pixels(self, number: int, ws: bytes) -> bytes:
+        """uint8 pixels [R, R, 3] of ws, float32 [L, S]. Raises ValueError for another size."""
+        generator = self.model(number).generator
+        shape = (generator.num_ws, generator.config.style_dim)
+        values = np.frombuffer(ws, dtype="<f4")
+        if values.size != shape[0] * shape[1]:
+            raise ValueError(
+                f"ws must be {shape[0]} x {shape[1]} numbers for this model: {values.size}"
+            )
+        if not np.isfinite(values).all() or np.abs(values).max() > 1e6:
+            raise ValueError("ws must be finite numbers below a million")
+        ws_1LS = torch.from_numpy(values.reshape(1, *shape).copy())
+        return _bytes(render(generator, ws_1LS, dtype=DTYPES[self.settings.dtype_name])[0])
+
+
+def _bytes(x: Tensor) -> bytes:
+    array: bytes = x.cpu().contiguous().numpy().tobytes()
+    return array
+
+
+def _name(path: Path) -> str:
+    path = user_path(path).absolute()
+    return path.name if path.is_dir() else f"{path.parent.name}/{path.name}"
+
+
+def _snapshots(path: Path) -> list[tuple[str, Path]]:
+    """The snapshots of a run folder, oldest first; of anything else, none."""
+    path = user_path(path)
+    if not path.is_dir():
+        return []
+    files = numbered(RunPaths(path).snapshots, ".safetensors")
+    return [(f"{int(file.stem) // 1000} kimg", file) for file in reversed(files)]

@@ -1,0 +1,131 @@
+"""One open page, as the server sees it: questions come in, and answers go out.
+
+A question is JSON, `{"id": 7, "kind": "about" | "facts" | "w", "model": 0, "seed": 3}`, or bytes:
+id, model and pane as uint32, then ws as float32, all little-endian. The answer to `about` and
+`facts` is JSON with that id; to the others it is bytes: id and kind as uint32, then w (float32) or
+pixels (uint8). An error is JSON, `{"id": 7, "error": "one sentence"}`.
+
+The newest question for an image wins: one that waits in the same pane is answered with kind 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import struct
+from collections import deque
+from concurrent.futures import Executor
+from typing import Any
+
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from stylenat.explorer.gallery import Gallery
+from stylenat.text import first_line, shown
+
+SUPERSEDED, W, PIXELS = 0, 1, 2
+HEADER = struct.Struct("<III")
+ANSWER = struct.Struct("<II")
+MOST_WAITING = 64
+PANES = 2
+KINDS = ("about", "facts", "w")
+
+
+class Session:
+    """Answers the questions of one WebSocket until it is closed.
+
+    The networks run on `executor`, one question after the other.
+    """
+
+    def __init__(self, socket: WebSocket, gallery: Gallery, executor: Executor) -> None:
+        self.socket = socket
+        self.gallery = gallery
+        self.executor = executor
+        self.questions: deque[dict[str, Any]] = deque()
+        self.images: dict[int, tuple[int, int, bytes]] = {}  # pane -> id, model, ws
+        self.wake = asyncio.Event()
+
+    async def run(self) -> None:
+        await self.socket.accept()
+        working = asyncio.create_task(self._work())
+        try:
+            while True:
+                message = await self.socket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                if (data := message.get("bytes")) is not None:
+                    await self._take_image(data)
+                else:
+                    await self._take_question(message.get("text") or "")
+                self.wake.set()
+        except WebSocketDisconnect:
+            return
+        finally:
+            working.cancel()
+
+    async def _take_image(self, data: bytes) -> None:
+        if len(data) < HEADER.size or (len(data) - HEADER.size) % 4:
+            await self._refuse(0, "a question for an image must be a header and float32 numbers")
+            return
+        identity, model, pane = HEADER.unpack_from(data)
+        if pane >= PANES:
+            await self._refuse(identity, f"a pane must be below {PANES}: {pane}")
+            return
+        if pane in self.images:
+            await self.socket.send_bytes(ANSWER.pack(self.images[pane][0], SUPERSEDED))
+        self.images[pane] = identity, model, data[HEADER.size :]
+
+    async def _take_question(self, text: str) -> None:
+        try:
+            question = json.loads(text)
+        except (ValueError, RecursionError):
+            question = None
+        if not isinstance(question, dict) or type(question.get("id")) is not int:
+            await self._refuse(0, f"a question must be JSON with an id: {shown(text)}")
+        elif question.get("kind") not in KINDS:
+            await self._refuse(
+                question["id"], f"kind must be one of {', '.join(KINDS)}: "
+                f"{shown(question.get('kind'))}"
+            )  # fmt: skip
+        elif any(type(question.get(key, 0)) is not int for key in ("model", "seed")):
+            await self._refuse(question["id"], "model and seed must be whole numbers")
+        elif len(self.questions) >= MOST_WAITING:
+            await self._refuse(question["id"], f"at most {MOST_WAITING} questions may wait")
+        else:
+            self.questions.append(question)
+
+    async def _work(self) -> None:
+        """Answer what waits, questions first, since images are made of their answers."""
+        while True:
+            await self.wake.wait()
+            self.wake.clear()
+            while self.questions or self.images:
+                if self.questions:
+                    await self._answer(self.questions.popleft())
+                else:
+                    pane = next(iter(self.images))
+                    identity, model, ws = self.images.pop(pane)
+                    await self._compute(identity, PIXELS, self.gallery.pixels, model, ws)
+
+    async def _answer(self, question: dict[str, Any]) -> None:
+        identity, model = question["id"], question.get("model", 0)
+        if question["kind"] == "w":
+            await self._compute(identity, W, self.gallery.w, model, question.get("seed", 0))
+        elif question["kind"] == "facts":
+            await self._compute(identity, None, self.gallery.facts, model)
+        else:
+            await self._compute(identity, None, self.gallery.about)
+
+    async def _compute(self, identity: int, kind: int | None, function: Any, *given: Any) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            answer = await loop.run_in_executor(self.executor, function, *given)
+        except (ValueError, OSError, RuntimeError) as error:
+            await self._refuse(identity, first_line(error))
+            return
+        if kind is None:
+            await self.socket.send_text(json.dumps({"id": identity, "answer": answer}))
+        else:
+            await self.socket.send_bytes(ANSWER.pack(identity & 0xFFFFFFFF, kind) + answer)
+
+    async def _refuse(self, identity: int, sentence: str) -> None:
+        await self.socket.send_text(json.dumps({"id": identity, "error": sentence}))
