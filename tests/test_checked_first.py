@@ -43,6 +43,8 @@ def untouched(monkeypatch):
     def begun(*_, **__):
         raise AssertionError("work began")
 
+    # First: the module keeps the functions that it finds when it is imported.
+    monkeypatch.setattr("stylenat.latents.loaded.load_model", begun)
     monkeypatch.setattr(sampling, "load_model", begun)
     monkeypatch.setattr("stylenat.legacy.convert_checkpoint", begun)
     monkeypatch.setattr(op_benchmark, "bench_op", begun)
@@ -54,6 +56,7 @@ def untouched(monkeypatch):
 
 PLACES = ["a file", "below a file", "a lost link", "a folder of the system"]
 FOLDERS = {
+    "attention": ["attention", "x.safetensors", "--seed=0"],
     "sample": ["sample", "x.safetensors", "--seeds=0"],
     "bench op": ["bench", "op"],
     "bench tokens": ["bench", "tokens"],
@@ -68,7 +71,7 @@ FOLDERS = {
 @pytest.mark.parametrize("command", FOLDERS)
 def test_a_folder_that_cannot_be_filled_is_told_first(command, place, places):
     path, reason = places[place]
-    result = run(*FOLDERS[command], "--outdir", path)
+    result = run(*FOLDERS[command], "--out" if command == "attention" else "--outdir", path)
     assert result.exit_code == 1, result.output
     (line,) = result.stderr.splitlines()
     assert line.startswith("Error: /")
@@ -98,6 +101,41 @@ def test_sample_refuses_values_before_it_reads_the_model(options, sentence, tmp_
     assert result.exit_code == 1
     assert sentence in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+LATENTS = {
+    "mix": (["--rows=0", "--cols=1"], "--out=x.png"),
+    "film": (["--seeds=0-1"], "--out=x.webp"),
+    "directions": (["--strip-seeds=0"], "--out=x.json"),
+    "edit": (["--seeds=0", "--directions=d.json", "--set=1:1"], "--out=x.png"),
+    "attention": (["--seeds=0"], "--out=x"),
+}
+
+
+@pytest.mark.usefixtures("untouched")
+@pytest.mark.parametrize("command", LATENTS)
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--seed-scheme=stylegan", "SEEDS=4294967296"], "seeds of scheme stylegan must be from 0"),
+        (["SEEDS=4-1"], "a range of seeds must not run backwards"),
+        (["SEEDS="], "there must be at least one seed"),
+        (["--trunc=nan"], "truncation_psi must be finite: nan"),
+        (["--trunc-cutoff=1"], "--trunc 1 means none"),
+        (["--out=/proc/nowhere/x.png"], "/proc"),
+    ],
+)
+def test_other_commands_refuse_values_before_they_read_the_model(
+    command, options, sentence, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    given, out = LATENTS[command]
+    seeds = given[0].partition("=")[0]
+    suffix = out.removeprefix("--out=x")
+    options = [option.replace("SEEDS", seeds).replace("x.png", f"x{suffix}") for option in options]
+    result = run(command, "x.safetensors", *given, out, *options)
+    assert result.exit_code == 1, result.output
+    assert sentence in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.usefixtures("untouched")

@@ -58,15 +58,17 @@ def attention(
     one of its bias tables. MODEL is what `stylenat sample` takes.
     """
     from stylenat.files import check_can_fill
-    from stylenat.latents import LoadedModel, Settings
+    from stylenat.latents import LoadedModel, Settings, wanted_seeds
     from stylenat.latents.attention_maps import left_out
     from stylenat.latents.attention_report import table, write_report
     from stylenat.memory import keep_freed_memory
 
     keep_freed_memory()
     check_can_fill(out)
-    loaded = LoadedModel(model, Settings(**settings))
-    reports = write_report(loaded, loaded.styles(seeds, ws_files), out, at=at)
+    chosen = Settings(**settings)
+    numbers = wanted_seeds(seeds, ws_files, scheme=chosen.seed_scheme)
+    loaded = LoadedModel(model, chosen)
+    reports = write_report(loaded, loaded.styles(numbers, ws_files), out, at=at)
     click.echo(table(reports))
     if count := left_out(loaded.generator):
         click.echo(f"levels with StyleSwin's windows, which are left out: {count}")

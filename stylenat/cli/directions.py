@@ -87,20 +87,20 @@ def directions(
     what `stylenat sample` takes.
     """
     from stylenat.files import check_can_write
-    from stylenat.latents import LoadedModel, Settings, parse_blocks, save_directions
+    from stylenat.latents import LoadedModel, Settings, parse_blocks, save_directions, wanted_seeds
     from stylenat.latents.finding import find_directions, remarks
     from stylenat.latents.jacobian import parse_region
     from stylenat.latents.pictures import direction_strip
     from stylenat.memory import keep_freed_memory
-    from stylenat.sampling import parse_seeds, save_sheet
+    from stylenat.sampling import save_sheet
 
     keep_freed_memory()
     box = None if region is None else parse_region(region)
-    seeds = parse_seeds(strip_seeds)
     if out.suffix.lower() != ".json":
         raise ValueError(f"the name of a directions file must end in .json: {out}")
     check_can_write(out)
     chosen = Settings(**settings)
+    seeds = wanted_seeds(strip_seeds, scheme=chosen.seed_scheme)
     loaded = LoadedModel(model, chosen)
     numbers = parse_blocks(blocks, loaded.generator.config)
     found = find_directions(loaded, method, count=count, blocks=numbers, region=box)

@@ -67,7 +67,7 @@ def edit(
     MODEL is what `stylenat sample` takes.
     """
     from stylenat.files import check_can_write, refuse_overwriting
-    from stylenat.latents import LoadedModel, Settings, edited, parse_edit, save_ws
+    from stylenat.latents import LoadedModel, Settings, edited, parse_edit, save_ws, wanted_seeds
     from stylenat.latents.pictures import check_png, edit_columns, edit_sheet
     from stylenat.memory import keep_freed_memory
     from stylenat.sampling import NamedWs, save_sheet
@@ -79,13 +79,14 @@ def edit(
         refuse_overwriting(save_w, model)
         check_can_write(save_w)
     chosen = Settings(**settings)
+    numbers = wanted_seeds(seeds, ws_files, scheme=chosen.seed_scheme)
     loaded = LoadedModel(model, chosen)
     found = loaded.load_directions(directions)
     moves = [parse_edit(text, found) for text in edits]
     positions = edit_columns(moves, steps)
     if save_w is not None and len(positions) > 1:
         raise ValueError("--save-w writes one edit of each style: give --set strengths of one end")
-    styles = loaded.styles(seeds, ws_files).all(batch=chosen.batch)
+    styles = loaded.styles(numbers, ws_files).all(batch=chosen.batch)
     save_sheet(edit_sheet(loaded, styles.ws, moves, positions, with_originals=True), out)
     click.echo(f"{out}: {len(styles.ws)} rows; the image, then {', '.join(edits)}")
     if save_w is not None:

@@ -94,7 +94,7 @@ def film(
     `stylenat sample` takes.
     """
     from stylenat.files import check_can_write
-    from stylenat.latents import LoadedModel, Settings
+    from stylenat.latents import LoadedModel, Settings, wanted_seeds
     from stylenat.latents.film import film_frames
     from stylenat.latents.video import check_film, parse_fps, save_film
     from stylenat.memory import keep_freed_memory
@@ -107,8 +107,9 @@ def film(
     check_together(("--mix", donor), ("--blocks", blocks))
     check_together(("--directions", directions), ("--set", edits or None))
     chosen = Settings(**settings)
+    numbers = wanted_seeds(seeds, ws_files, scheme=chosen.seed_scheme)
     loaded = LoadedModel(model, chosen)
-    keyframes = loaded.styles(seeds, ws_files).all(batch=chosen.batch).ws
+    keyframes = loaded.styles(numbers, ws_files).all(batch=chosen.batch).ws
     change = _change(loaded, donor, blocks, directions, edits)
     pictures = film_frames(loaded, keyframes, grid=grid, frames=frames, change=change)
     count = len(keyframes) // (grid[0] * grid[1]) * frames

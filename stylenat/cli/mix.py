@@ -55,6 +55,7 @@ def mix(model: Path, rows: str, cols: str, blocks: str, out: Path, **settings: A
         mixing_sheet,
         parse_blocks,
         seeds_or_file,
+        wanted_seeds,
     )
     from stylenat.latents.pictures import check_png
     from stylenat.memory import keep_freed_memory
@@ -65,6 +66,8 @@ def mix(model: Path, rows: str, cols: str, blocks: str, out: Path, **settings: A
     keep_freed_memory()
     margins = [seeds_or_file(text) for text in (rows, cols)]
     chosen = Settings(**settings)
+    for margin in margins:
+        wanted_seeds(*margin, scheme=chosen.seed_scheme)
     loaded = LoadedModel(model, chosen)
     numbers = parse_blocks(blocks, loaded.generator.config)
     styles = [loaded.styles(*margin).all(batch=chosen.batch) for margin in margins]

@@ -5,7 +5,7 @@
 
 from stylenat.latents.blocks import blocks_text, parse_blocks
 from stylenat.latents.directions import Directions, Edit, edited, parse_edit, save_directions
-from stylenat.latents.loaded import LoadedModel, Settings, seeds_or_file
+from stylenat.latents.loaded import LoadedModel, Settings, seeds_or_file, wanted_seeds
 from stylenat.latents.mixing import mixed, mixing_sheet
 from stylenat.latents.modes import find_centers
 from stylenat.latents.sweep import parse_sweep, sweep_sheet
@@ -29,4 +29,5 @@ __all__ = [
     "save_ws",
     "seeds_or_file",
     "sweep_sheet",
+    "wanted_seeds",
 ]

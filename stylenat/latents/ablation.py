@@ -38,10 +38,10 @@ def without_group(generator: Generator, place: Place) -> Iterator[None]:
 
 @torch.no_grad()
 def lost_without(generator: Generator, ws_BLS: Tensor, place: Place) -> tuple[float, float]:
-    """The root mean square change of images without this group, and its coarse share.
+    """The mean square change of images without this group, and that of its coarse part.
 
-    The change is in pixel values, 0 to 255. The share is of the squared change: how much of it is
-    left when 8x8 boxes of the image are averaged.
+    The change is in pixel values, 0 to 255. Its coarse part is what is left of it when the image is
+    averaged in 8x8 boxes.
     """
     ws_BLS = ws_BLS.to(generator.const)
     before = generator.to_uint8(generator.synthesis(ws_BLS)).double()
@@ -49,5 +49,4 @@ def lost_without(generator: Generator, ws_BLS: Tensor, place: Place) -> tuple[fl
         after = generator.to_uint8(generator.synthesis(ws_BLS)).double()
     change_B3HW = (after - before).permute(0, 3, 1, 2)
     coarse = F.adaptive_avg_pool2d(change_B3HW, min(COARSE_SIDE, generator.resolution))
-    square = float(change_B3HW.square().mean())
-    return square**0.5, float(coarse.square().mean()) / square if square else 0.0
+    return float(change_B3HW.square().mean()), float(coarse.square().mean())

@@ -6,9 +6,9 @@ Legend: B images, H height, W width, N heads, D head_dim, C channels, K keys of 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -176,6 +176,16 @@ class HeadSummary:
 
     def as_dict(self) -> dict[str, float]:
         return asdict(self)
+
+
+def mean_of(heads: Sequence[HeadSummary], counts: Sequence[int]) -> HeadSummary:
+    """The mean of one head's summaries of batches with these numbers of images."""
+    means = {
+        name: sum(count * getattr(head, name) for head, count in zip(heads, counts, strict=True))
+        / sum(counts)
+        for name in ("distance", "entropy", "on_itself")
+    }
+    return replace(heads[0], **means)
 
 
 def summaries(found: Weights, image_side: int) -> list[HeadSummary]:

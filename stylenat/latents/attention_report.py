@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from stylenat.files import replacing
 from stylenat.latents.ablation import lost_without
 from stylenat.latents.attention_maps import (
     HeadSummary,
     Place,
+    Weights,
     attention_weights,
     left_out,
+    mean_of,
     summaries,
 )
 from stylenat.latents.attention_pictures import bias_sheet, query_sheet
@@ -36,7 +38,8 @@ COLUMNS = (
 @dataclass(frozen=True)
 class GroupReport:
     """A head group: its heads' summaries, the standard deviation of its bias tables (0.02 before
-    training), and what images lose without it, as `lost_without` says."""
+    training), and what images lose without it: the root mean square change of pixels, 0 to 255, and
+    the share of the squared change that is coarse."""
 
     place: Place
     heads: list[HeadSummary]
@@ -87,26 +90,52 @@ def write_report(
     side = generator.resolution
     at = (side // 2, side // 2) if at is None else at
     check_place(at, side)
-    ws_NLS = styles.all(batch=model.settings.batch).ws
     outdir.mkdir(parents=True, exist_ok=True)
-    image_HW3 = next(model.images(ws_NLS[:1]))[0]
-    reports = []
-    with progress_bar("Head groups", None) as advance:
-        for found in attention_weights(generator, ws_NLS):
-            place = found.place
-            change, coarse = lost_without(generator, ws_NLS, place)
-            rpb = _bias(model, place)
-            heads = summaries(found, side)
-            reports.append(GroupReport(place, heads, float(rpb.std()), change, coarse))
-            name = f"level{place.resolution:04d}_block{place.block:02d}_group{place.group}"
-            save_sheet(query_sheet(found, image_HW3, at), outdir / f"{name}.png")
-            save_sheet(bias_sheet(rpb), outdir / f"{name}_bias.png")
-            advance(1)
-    if not reports:
+    parts: dict[Place, list[tuple[int, list[HeadSummary], float, float]]] = {}
+    with progress_bar("Images", len(styles)) as advance:
+        for _, ws_BLS in styles.batches(range(len(styles)), batch=model.settings.batch):
+            is_first = not parts
+            for found in attention_weights(generator, ws_BLS):
+                lost = lost_without(generator, ws_BLS, found.place)
+                part = (len(ws_BLS), summaries(found, side), *lost)
+                parts.setdefault(found.place, []).append(part)
+                if is_first:
+                    _draw(model, found, next(model.images(ws_BLS[:1]))[0], at, outdir)
+            advance(len(ws_BLS))
+    if not parts:
         raise ValueError(f"{model.file} has no attention to show: its levels all have windows")
+    reports = [_joined(place, of_place, _bias(model, place)) for place, of_place in parts.items()]
     _write_text(outdir / "attention.md", table(reports))
     _write_text(outdir / "attention.json", json.dumps(_data(model, styles, reports), indent=1))
     return reports
+
+
+def _draw(
+    model: LoadedModel, found: Weights, image_HW3: Tensor, at: tuple[int, int], outdir: Path
+) -> None:
+    """The two pictures of a head group."""
+    place = found.place
+    name = f"level{place.resolution:04d}_block{place.block:02d}_group{place.group}"
+    save_sheet(query_sheet(found, image_HW3, at), outdir / f"{name}.png")
+    save_sheet(bias_sheet(_bias(model, place)), outdir / f"{name}_bias.png")
+
+
+def _joined(
+    place: Place, parts: list[tuple[int, list[HeadSummary], float, float]], rpb: Tensor
+) -> GroupReport:
+    """A group's report out of those of batches."""
+    counts, heads, squares, coarse_squares = zip(*parts, strict=True)
+    square, coarse = (
+        sum(count * part for count, part in zip(counts, of_batches, strict=True)) / sum(counts)
+        for of_batches in (squares, coarse_squares)
+    )
+    return GroupReport(
+        place,
+        [mean_of(head, counts) for head in zip(*heads, strict=True)],
+        bias_std=float(rpb.std()),
+        change=square**0.5,
+        coarse_share=coarse / square if square else 0.0,
+    )
 
 
 def table(reports: list[GroupReport]) -> str:
@@ -115,7 +144,7 @@ def table(reports: list[GroupReport]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def _bias(model: LoadedModel, place: Place) -> torch.Tensor:
+def _bias(model: LoadedModel, place: Place) -> Tensor:
     rpb = all_blocks(model.generator)[place.block].attention.rpb
     return (rpb[place.group] if place.kernel_size else rpb).detach()
 

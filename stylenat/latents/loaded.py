@@ -19,7 +19,16 @@ from stylenat.files import sha256_of, user_path
 from stylenat.latents.directions import Directions, load_directions
 from stylenat.latents.modes import check_centers, find_centers
 from stylenat.latents.ws_file import SUFFIX, load_ws
-from stylenat.sampling import DTYPES, NamedWs, Styles, load_model, model_file, parse_seeds, render
+from stylenat.sampling import (
+    DTYPES,
+    NamedWs,
+    Styles,
+    check_seeds,
+    load_model,
+    model_file,
+    parse_seeds,
+    render,
+)
 
 
 @dataclass(frozen=True)
@@ -84,10 +93,8 @@ class LoadedModel:
     def styles(
         self, seeds: str | Sequence[int] | None = None, ws_files: Sequence[str | Path] = ()
     ) -> Styles:
-        """The styles of seeds, then those of ws files. Raises ValueError if there are none."""
-        numbers = parse_seeds(seeds) if isinstance(seeds, str) else (seeds or ())
-        if not len(numbers) and not ws_files:
-            raise ValueError("there must be at least one seed or ws file: give --seeds or --ws")
+        """The styles of seeds, then those of ws files. Raises ValueError as `wanted_seeds`."""
+        numbers = wanted_seeds(seeds, ws_files, scheme=self.settings.seed_scheme)
         return Styles(
             self.generator,
             numbers,
@@ -124,6 +131,20 @@ class LoadedModel:
         loaded = [self.load_ws(path) for path in ws_files]
         names = tuple(name for styles in loaded for name in styles.names)
         return NamedWs(names, torch.cat([styles.ws for styles in loaded]))
+
+
+def wanted_seeds(
+    seeds: str | Sequence[int] | None, ws_files: Sequence[str | Path] = (), *, scheme: str
+) -> Sequence[int]:
+    """The seeds that are asked for. It needs no model, so that commands can call it early.
+
+    Raises ValueError for neither seeds nor ws files, and for seeds that the scheme does not take.
+    """
+    numbers = parse_seeds(seeds) if isinstance(seeds, str) else (seeds or ())
+    if not len(numbers) and not ws_files:
+        raise ValueError("there must be at least one seed or ws file: give --seeds or --ws")
+    check_seeds(numbers, scheme)
+    return numbers
 
 
 def seeds_or_file(text: str) -> tuple[list[int], list[Path]]:

@@ -12,10 +12,11 @@ import torch
 
 from ops.neighborhood import HeadGroup
 from stylenat.export import save_generator
-from stylenat.latents import LoadedModel
+from stylenat.latents import LoadedModel, Settings
 from stylenat.latents.ablation import lost_without, without_group
 from stylenat.latents.attention_maps import Place, Weights, attention_weights, summaries
 from stylenat.latents.attention_pictures import COLD, HOT, QUERY, bias_sheet, query_sheet
+from stylenat.latents.attention_report import write_report
 from stylenat.models import Generator, LevelConfig, Windows
 from tests.sampling.tiny import CONFIG, tiny_generator
 
@@ -112,8 +113,12 @@ def test_a_silenced_group_is_one_whose_values_are_zero(G):
         attention.qkv.bias[16 + 4 : 24] = 0
     torch.testing.assert_close(found, changed.synthesis(ws), rtol=1e-4, atol=1e-4)
     change, coarse = lost_without(G, ws, place)
-    assert change > 0.1
-    assert 0 <= coarse <= 1
+    pixels = [G.to_uint8(images).double() for images in (before.detach(), found.detach())]
+    difference = (pixels[1] - pixels[0])[0]
+    assert change == pytest.approx(float(difference.square().mean()))
+    boxes = difference.reshape(8, 2, 8, 2, 3).mean((1, 3))
+    assert coarse == pytest.approx(float(boxes.square().mean()))
+    assert 0.1 < coarse < change
 
 
 def test_the_picture_has_the_query_and_its_keys_at_their_places(G):
@@ -158,6 +163,19 @@ def test_the_command_writes_numbers_and_two_pictures_for_each_group(run, model, 
     assert len(data["groups"][3]["heads"]) == 1
     assert data["groups"][3]["heads"][0]["dilation"] == 2
     assert run("attention", model, "--seeds=0-2", "--out", out).exit_code == 0
+
+
+def test_numbers_do_not_depend_on_the_batch(model, tmp_path):
+    reports = {}
+    for batch in (2, 3):
+        loaded = LoadedModel(model, Settings(batch=batch))
+        reports[batch] = write_report(loaded, loaded.styles("0-2"), tmp_path / "o", at=None)
+    for one, other in zip(reports[2], reports[3], strict=True):
+        assert one.change == pytest.approx(other.change, rel=1e-3)
+        assert one.coarse_share == pytest.approx(other.coarse_share, rel=1e-3)
+        for name in ("distance", "entropy", "on_itself"):
+            values = [getattr(report.heads[0], name) for report in (one, other)]
+            assert values[0] == pytest.approx(values[1], rel=1e-5)
 
 
 def test_windows_are_left_out_and_said_so(run, tmp_path):
