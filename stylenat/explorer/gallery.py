@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stylenat.files import sha256_of, user_path
 from stylenat.latents import LoadedModel, Settings
+from stylenat.latents.attention_maps import attention_weights
 from stylenat.layout import RunPaths, numbered
 from stylenat.sampling import DTYPES, model_file, render, seed_ws
 from stylenat.text import shell_word
@@ -114,6 +115,39 @@ class Gallery:
     def pixels(self, number: int, ws: bytes) -> bytes:
         """uint8 pixels [R, R, 3] of ws, float32 [L, S]. Raises ValueError for another size."""
         generator = self.model(number).generator
+        ws_1LS = self._ws(number, ws)
+        return _bytes(render(generator, ws_1LS, dtype=DTYPES[self.settings.dtype_name])[0])
+
+    def places(self, number: int) -> list[str]:
+        """The head groups whose attention `attention` gives, in words."""
+        generator = self.model(number).generator
+        ws_1LS = generator.w_avg.expand(1, generator.num_ws, -1)
+        return [found.place.label for found in attention_weights(generator, ws_1LS)]
+
+    def attention(self, number: int, ws: bytes, place: int, at: tuple[float, float]) -> bytes:
+        """What one query of a head group looks at, float32 [side, side], 0..1, 1 its largest.
+
+        `at`: the query's y and x, from 0 to 1 over the image. The weights are the mean over the
+        heads. Raises ValueError for a place that there is not, and as `pixels` does.
+        """
+        if not all(0 <= share <= 1 for share in at):
+            raise ValueError(f"a query must lie between 0 and 1 on the image: {at}")
+        generator = self.model(number).generator
+        ws_1LS = self._ws(number, ws)
+        for index, found in enumerate(attention_weights(generator, ws_1LS)):
+            if index == place:
+                side = found.place.resolution
+                y, x = (min(int(share * side), side - 1) for share in at)
+                rows, columns = found.rows[y], found.columns[x]
+                weights = found.weights[0, y, x].mean(0).view(len(rows), len(columns))
+                seen = torch.zeros(side, side, device=weights.device)
+                seen[rows[:, None], columns] = weights.float()
+                return _bytes(seen / seen.max())
+        raise ValueError(f"the model has no head group of this number: {place}")
+
+    def _ws(self, number: int, ws: bytes) -> Tensor:
+        """ws [1, L, S] out of a message."""
+        generator = self.model(number).generator
         shape = (generator.num_ws, generator.config.style_dim)
         values = np.frombuffer(ws, dtype="<f4")
         if values.size != shape[0] * shape[1]:
@@ -122,8 +156,7 @@ class Gallery:
             )
         if not np.isfinite(values).all() or np.abs(values).max() > 1e6:
             raise ValueError("ws must be finite numbers below a million")
-        ws_1LS = torch.from_numpy(values.reshape(1, *shape).copy())
-        return _bytes(render(generator, ws_1LS, dtype=DTYPES[self.settings.dtype_name])[0])
+        return torch.from_numpy(values.reshape(1, *shape).copy())
 
 
 def _bytes(x: Tensor) -> bytes:

@@ -1,9 +1,10 @@
 """One open page, as the server sees it: questions come in, and answers go out.
 
-A question is JSON, `{"id": 7, "kind": "about" | "facts" | "w", "model": 0, "seed": 3}`, or bytes:
-id, model and pane as uint32, then ws as float32, all little-endian. The answer to `about` and
-`facts` is JSON with that id; to the others it is bytes: id and kind as uint32, then w (float32) or
-pixels (uint8). An error is JSON, `{"id": 7, "error": "one sentence"}`.
+A question is JSON, `{"id": 7, "kind": "about" | "facts" | "w" | "places", "model": 0, "seed": 3}`,
+or bytes, little-endian: id, model, pane and place as uint32, y and x as float32, then ws as
+float32. Panes 0 and 1 ask for pixels; pane 2 asks for the attention of the query (y, x) at a place.
+The answer to JSON is JSON with that id, but for `w`; the others are bytes: id and kind as uint32,
+then w or attention (float32) or pixels (uint8). An error is JSON, `{"id": 7, "error": "why"}`.
 
 The newest question for an image wins: one that waits in the same pane is answered with kind 0.
 """
@@ -15,6 +16,7 @@ import json
 import struct
 from collections import deque
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.websockets import WebSocket, WebSocketDisconnect
@@ -22,12 +24,34 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from stylenat.explorer.gallery import Gallery
 from stylenat.text import first_line, shown
 
-SUPERSEDED, W, PIXELS = 0, 1, 2
-HEADER = struct.Struct("<III")
+SUPERSEDED, W, PIXELS, ATTENTION = range(4)
+HEADER = struct.Struct("<IIIIff")
 ANSWER = struct.Struct("<II")
 MOST_WAITING = 64
-PANES = 2
-KINDS = ("about", "facts", "w")
+PANES, OVERLAY = 3, 2
+KINDS = ("about", "facts", "w", "places")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A question for an image, as a page sends it."""
+
+    identity: int
+    model: int
+    pane: int
+    place: int
+    at: tuple[float, float]
+    ws: bytes
+
+    @classmethod
+    def read(cls, data: bytes) -> Image:
+        """Raises ValueError unless these bytes are a question for an image."""
+        if len(data) < HEADER.size or (len(data) - HEADER.size) % 4:
+            raise ValueError("a question for an image must be a header and float32 numbers")
+        identity, model, pane, place, y, x = HEADER.unpack_from(data)
+        if pane >= PANES:
+            raise ValueError(f"a pane must be below {PANES}: {pane}")
+        return cls(identity, model, pane, place, (y, x), data[HEADER.size :])
 
 
 class Session:
@@ -41,7 +65,7 @@ class Session:
         self.gallery = gallery
         self.executor = executor
         self.questions: deque[dict[str, Any]] = deque()
-        self.images: dict[int, tuple[int, int, bytes]] = {}  # pane -> id, model, ws
+        self.images: dict[int, Image] = {}  # the newest question of each pane
         self.wake = asyncio.Event()
 
     async def run(self) -> None:
@@ -63,16 +87,14 @@ class Session:
             working.cancel()
 
     async def _take_image(self, data: bytes) -> None:
-        if len(data) < HEADER.size or (len(data) - HEADER.size) % 4:
-            await self._refuse(0, "a question for an image must be a header and float32 numbers")
+        try:
+            image = Image.read(data)
+        except ValueError as error:
+            await self._refuse(0, str(error))
             return
-        identity, model, pane = HEADER.unpack_from(data)
-        if pane >= PANES:
-            await self._refuse(identity, f"a pane must be below {PANES}: {pane}")
-            return
-        if pane in self.images:
-            await self.socket.send_bytes(ANSWER.pack(self.images[pane][0], SUPERSEDED))
-        self.images[pane] = identity, model, data[HEADER.size :]
+        if image.pane in self.images:
+            await self.socket.send_bytes(ANSWER.pack(self.images[image.pane].identity, SUPERSEDED))
+        self.images[image.pane] = image
 
     async def _take_question(self, text: str) -> None:
         try:
@@ -102,16 +124,22 @@ class Session:
                 if self.questions:
                     await self._answer(self.questions.popleft())
                 else:
-                    pane = next(iter(self.images))
-                    identity, model, ws = self.images.pop(pane)
-                    await self._compute(identity, PIXELS, self.gallery.pixels, model, ws)
+                    await self._show(self.images.pop(min(self.images)))
+
+    async def _show(self, image: Image) -> None:
+        given: tuple[Any, ...] = (image.model, image.ws)
+        if image.pane == OVERLAY:
+            given += (image.place, image.at)
+            await self._compute(image.identity, ATTENTION, self.gallery.attention, *given)
+        else:
+            await self._compute(image.identity, PIXELS, self.gallery.pixels, *given)
 
     async def _answer(self, question: dict[str, Any]) -> None:
         identity, model = question["id"], question.get("model", 0)
         if question["kind"] == "w":
             await self._compute(identity, W, self.gallery.w, model, question.get("seed", 0))
-        elif question["kind"] == "facts":
-            await self._compute(identity, None, self.gallery.facts, model)
+        elif question["kind"] in ("facts", "places"):
+            await self._compute(identity, None, getattr(self.gallery, question["kind"]), model)
         else:
             await self._compute(identity, None, self.gallery.about)
 

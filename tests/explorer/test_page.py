@@ -224,3 +224,26 @@ def test_directions_are_sliders_that_edit_as_the_command_does(
     page.page.goto("about:blank")
     process.terminate()
     process.wait(60)
+
+
+def test_attention_is_laid_over_the_image_and_kept_in_the_address(open_page, address):
+    page = open_page(address)
+    assert page.page.is_hidden("#overlay")
+    page.page.check("#attention")
+    page.page.wait_for_selector("#overlay[data-drawn]")
+    page.page.select_option("#place", "2")
+    box = page.page.locator("#image0").bounding_box()
+    page.page.click("#image0", position={"x": 0.26 * box["width"], "y": 0.51 * box["height"]})
+    page.page.wait_for_url("**attention=2_0.51_0.26**")
+    red = """() => {
+        const overlay = document.getElementById("overlay");
+        const {data} = overlay.getContext("2d").getImageData(0, 0, overlay.width, overlay.height);
+        return [overlay.width, Array.from(data).filter((v, i) => i % 4 === 3 && v > 0).length];
+    }"""
+    for _ in range(100):
+        if page.page.evaluate(red) == [16, 9]:  # 3x3 keys on a map of 16x16
+            break
+        page.page.wait_for_timeout(100)
+    assert page.page.evaluate(red) == [16, 9]
+    page.page.uncheck("#attention")
+    page.page.wait_for_selector("#overlay", state="hidden")

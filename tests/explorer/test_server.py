@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from stylenat.explorer import guard
+from stylenat.latents.attention_maps import attention_weights
 from stylenat.sampling import render, seed_ws
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed (the extra `explore`)")
@@ -46,6 +47,12 @@ def connect(address: str, *, origin: str | None = None, host: str | None = None)
 def asked(connection, **question) -> dict:
     connection.send(json.dumps({"id": 1, **question}))
     return json.loads(connection.recv(timeout=60))
+
+
+def header(
+    identity: int, model: int, pane: int, place: int = 0, y: float = 0, x: float = 0
+) -> bytes:
+    return struct.pack("<IIIIff", identity, model, pane, place, y, x)
 
 
 def host(address: str) -> str:
@@ -130,17 +137,32 @@ def test_w_and_pixels_are_those_of_python(address, generators):
         w = np.frombuffer(answer, "<f4", offset=8)
         ws = seed_ws(generators[1], [4])
         assert np.array_equal(w, ws[0, 0].numpy())
-        connection.send(struct.pack("<III", 10, 1, 0) + ws.numpy().tobytes())
+        connection.send(header(10, 1, 0) + ws.numpy().tobytes())
         answer = connection.recv(timeout=60)
         assert struct.unpack_from("<II", answer) == (10, 2)
         assert answer[8:] == render(generators[1], ws)[0].numpy().tobytes()
+
+
+def test_attention_is_that_of_the_head_group_at_the_query(address, generators):
+    ws = seed_ws(generators[0], [0])
+    found = list(attention_weights(generators[0], ws))[2]  # 16x16, kernel 3
+    with connect(address) as connection:
+        labels = asked(connection, kind="places")["answer"]
+        connection.send(header(3, 0, 2, place=2, y=0.5, x=0.99) + ws.numpy().tobytes())
+        answer = connection.recv(timeout=60)
+    assert labels[2] == found.place.label
+    assert struct.unpack_from("<II", answer) == (3, 3)
+    seen = np.frombuffer(answer, "<f4", offset=8).reshape(16, 16)
+    weights = found.weights[0, 8, 15].mean(0).view(3, 3).numpy()
+    assert np.allclose(seen[7:10, 13:16], weights / weights.max(), atol=1e-6)
+    assert np.count_nonzero(seen) == 9
 
 
 def test_of_many_images_the_newest_wins(address, generators):
     ws = seed_ws(generators[0], [0]).numpy().tobytes()
     with connect(address) as connection:
         for identity in range(200):
-            connection.send(struct.pack("<III", identity, 0, 0) + ws)
+            connection.send(header(identity, 0, 0) + ws)
         kinds = {}
         for _ in range(200):
             identity, kind = struct.unpack_from("<II", connection.recv(timeout=60))
@@ -158,7 +180,7 @@ def test_of_many_images_the_newest_wins(address, generators):
         ({"kind": "w", "seed": 2**32}, f"must be from 0 to {2**32 - 1}: {2**32}"),
         ({"kind": "w", "seed": "1"}, "must be whole numbers"),
         ({"kind": "facts", "model": True}, "must be whole numbers"),
-        ({"kind": "open", "model": 0}, "kind must be one of about, facts, w: 'open'"),
+        ({"kind": "open", "model": 0}, "kind must be one of about, facts, w, places: 'open'"),
         ({"kind": ["w"]}, "kind must be one of"),
     ],
 )
@@ -172,11 +194,13 @@ def test_a_wrong_question_is_answered_in_a_sentence(address, question, sentence)
     ("data", "sentence"),
     [
         (b"", "a header and float32 numbers"),
-        (struct.pack("<III", 1, 0, 0) + b"xyz", "a header and float32 numbers"),
-        (struct.pack("<III", 1, 0, 7), "a pane must be below 2: 7"),
-        (struct.pack("<III", 1, 0, 0) + bytes(8), "3 x 8 numbers for this model: 2"),
-        (struct.pack("<III", 1, 99, 0) + bytes(96), "there are 2 models"),
-        (struct.pack("<III", 1, 0, 0) + b"\xff" * 96, "must be finite numbers"),
+        (header(1, 0, 0) + b"xyz", "a header and float32 numbers"),
+        (header(1, 0, 7), "a pane must be below 3: 7"),
+        (header(1, 0, 0) + bytes(8), "3 x 8 numbers for this model: 2"),
+        (header(1, 99, 0) + bytes(96), "there are 2 models"),
+        (header(1, 0, 2, place=99) + bytes(96), "no head group of this number: 99"),
+        (header(1, 0, 2, y=float("nan")) + bytes(96), "between 0 and 1 on the image"),
+        (header(1, 0, 0) + b"\xff" * 96, "must be finite numbers"),
     ],
 )
 def test_a_wrong_image_is_answered_in_a_sentence(address, data, sentence):

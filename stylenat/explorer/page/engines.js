@@ -1,8 +1,10 @@
 // The two engines behind one interface. A question is {kind: "about" | "facts" | "w" | "image", model,
 // seed, pane, ws}. Its answer is an object, w (Float32Array) or RGB pixels (Uint8Array); null stands
-// for an image that a newer question has made pointless.
+// for an image that a newer question has made pointless. The server alone knows {kind: "places"}, and
+// pane 2 of {kind: "image", place, y, x}: the attention of a query (Float32Array).
 
-const SUPERSEDED = 0, W = 1;
+const SUPERSEDED = 0, PIXELS = 2;
+const HEADER = 24; // bytes
 
 class Engine {
   constructor() {
@@ -56,13 +58,14 @@ export class ServerEngine extends Engine {
     });
   }
 
-  send(id, { kind, model = 0, seed = 0, pane = 0, ws }) {
+  send(id, { kind, model = 0, seed = 0, pane = 0, place = 0, y = 0, x = 0, ws }) {
     if (this.socket.readyState !== WebSocket.OPEN) return this.settle(id, "The explorer has ended.");
     if (kind !== "image") return this.socket.send(JSON.stringify({ id, kind, model, seed }));
-    const message = new Uint8Array(12 + ws.byteLength);
+    const message = new Uint8Array(HEADER + ws.byteLength);
     const view = new DataView(message.buffer);
-    [id, model, pane].forEach((value, i) => view.setUint32(4 * i, value, true));
-    message.set(new Uint8Array(ws.buffer, ws.byteOffset, ws.byteLength), 12);
+    [id, model, pane, place].forEach((value, i) => view.setUint32(4 * i, value, true));
+    [y, x].forEach((value, i) => view.setFloat32(16 + 4 * i, value, true));
+    message.set(new Uint8Array(ws.buffer, ws.byteOffset, ws.byteLength), HEADER);
     this.socket.send(message);
   }
 
@@ -74,7 +77,8 @@ export class ServerEngine extends Engine {
     const view = new DataView(data);
     const [id, kind] = [view.getUint32(0, true), view.getUint32(4, true)];
     if (kind === SUPERSEDED) this.settle(id, null, null);
-    else this.settle(id, null, kind === W ? new Float32Array(data.slice(8)) : new Uint8Array(data, 8));
+    else if (kind === PIXELS) this.settle(id, null, new Uint8Array(data, 8));
+    else this.settle(id, null, new Float32Array(data.slice(8)));
   }
 }
 

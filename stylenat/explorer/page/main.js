@@ -1,5 +1,6 @@
 // The page: controls change the state, and the state becomes images.
 
+import { Attention } from "./attention.js";
 import { ServerEngine, StaticEngine } from "./engines.js";
 import { Film } from "./film.js";
 import { Panes } from "./panes.js";
@@ -221,6 +222,7 @@ async function start() {
     about = await engine.ask({ kind: "about" });
     panes = new Panes(engine, about, say, $("status"));
     film = new Film(panes, () => state, set, say, { download, copy });
+    if (!isStatic) new Attention(engine, panes, () => state, set, say);
     buildDirections();
     buildModels();
     $("note").textContent = isStatic

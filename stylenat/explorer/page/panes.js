@@ -73,6 +73,7 @@ export class Panes {
       const ws = await job.ws();
       const pixels = await this.engine.ask({ kind: "image", pane: pane.pane, model: job.model, ws });
       if (pixels) this.put(pane, pixels, facts, job.model, begin);
+      if (pixels && pane.pane === 0) this.ondrawn?.(job.model, ws);
     } catch (error) {
       this.say(error.message);
     }

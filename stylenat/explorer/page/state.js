@@ -11,6 +11,7 @@ export function initial() {
     strengths: {}, // of directions, by name, in sigma
     model: 0, beside: null,
     keyframes: [], // places [x, y]
+    attention: null, // [number of a head group, y, x], the query from 0 to 1 over the image
   };
 }
 
@@ -30,6 +31,7 @@ export function toHash(state) {
   for (const key of ["x", "y", "psi", "cutoff", "donor", "model", "beside"]) {
     if (state[key] !== base[key]) query.set(key, state[key]);
   }
+  if (state.attention) query.set("attention", state.attention.join("_"));
   if (state.blocks.length) query.set("blocks", state.blocks.join(" "));
   for (const [name, strength] of Object.entries(state.strengths)) {
     if (strength) query.set(`d.${name}`, strength);
@@ -49,6 +51,9 @@ export function fromHash(hash) {
   for (const [key, value] of query) {
     if (key.startsWith("d.")) strengths[key.slice(2)] = within(number(value, 0), -10, 10);
   }
+  const query3 = (query.get("attention") ?? "").split("_").map(Number);
+  const isQuery = query3.length === 3 && Number.isInteger(query3[0]) && query3[0] >= 0
+    && query3.slice(1).every((share) => share >= 0 && share <= 1);
   const list = (key) => (query.get(key) ?? "").split(" ").filter((piece) => piece !== "");
   return normalized({
     ...base,
@@ -57,7 +62,7 @@ export function fromHash(hash) {
     cutoff: whole("cutoff", 1000), donor: whole("donor", SEED_LIMIT - 1),
     model: whole("model", 1e6), beside: whole("beside", 1e6),
     blocks: list("blocks").map(Number).filter(Number.isInteger),
-    strengths,
+    strengths, attention: isQuery ? query3 : null,
     keyframes: list("film").map((k) => k.split("_").map(Number))
       .filter((k) => k.length === 2 && k.every((v) => Number.isFinite(v) && v >= 0)).slice(0, 100),
   });
