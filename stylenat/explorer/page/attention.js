@@ -37,7 +37,7 @@ export class Attention {
       overlay.hidden = true;
       return;
     }
-    const [place, y, x] = query;
+    let [place, y, x] = query;
     const { model, ws } = this.latest;
     try {
       if (this.placesOf !== model) {
@@ -46,7 +46,11 @@ export class Attention {
         $("place").replaceChildren(...places.map((textContent, value) =>
           Object.assign(document.createElement("option"), { textContent, value })));
       }
-      [$("place").value, $("query-y").value, $("query-x").value] = query;
+      place = Math.min(place, $("place").options.length - 1); // another model may have fewer
+      [$("place").value, $("query-y").value, $("query-x").value] = [place, y, x];
+      for (const id of ["query-y", "query-x"]) {
+        document.querySelector(`output[for=${id}]`).textContent = $(id).value;
+      }
       const seen = await this.engine.ask({ kind: "image", pane: OVERLAY, model, ws, place, y, x });
       if (seen) this.put(overlay, seen, y, x);
     } catch (error) {
