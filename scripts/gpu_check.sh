@@ -5,8 +5,8 @@
 #
 #   scripts/gpu_check.sh [--out DIR] [--seconds N] [--cpu] [PART ...]
 #
-# PART is one of doctor, correct, bench (op, tune, generator, training), profile, train and natten. All
-# run by default. --seconds stops each part after N seconds. tune times other settings of the Triton
+# PART is one of doctor, correct, bench (op, tune, generator, training, backbones), profile, train and
+# natten. All run by default. --seconds stops each part after N seconds. tune times other settings of the Triton
 # kernels.
 # NATTEN_SDIST=FILE builds NATTEN's kernels from its source package, in the background. STYLENAT_COMMIT
 # names the commit where a copy of the files is without git's. --cpu rehearses at tiny sizes.

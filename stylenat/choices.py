@@ -21,6 +21,8 @@ AugmentSet = Literal[  # of ADA's transformations
 Augmentation = Literal["none", "diffaugment", "ada"]  # of all images that D sees in training
 SheetColumns = Literal["p", "percentile"]  # what the columns of `stylenat augment-sheet` stand for
 DirectionMethod = Literal["pca", "sefa", "jacobian"]  # how `stylenat directions` finds them
+ProjectionLoss = Literal["effnet", "pixels", "vgg-lpips"]  # how `stylenat project` compares
+LatentSpace = Literal["w", "w+"]  # one w for all blocks of a generator, or one for each
 
 FILTERS: tuple[Filter, ...] = get_args(Filter)
 CROPS: tuple[Crop, ...] = get_args(Crop)
@@ -33,3 +35,5 @@ SNAPSHOTS: tuple[Snapshot, ...] = get_args(Snapshot)
 AUGMENT_SETS: tuple[AugmentSet, ...] = get_args(AugmentSet)
 SHEET_COLUMNS: tuple[SheetColumns, ...] = get_args(SheetColumns)
 DIRECTION_METHODS: tuple[DirectionMethod, ...] = get_args(DirectionMethod)
+PROJECTION_LOSSES: tuple[ProjectionLoss, ...] = get_args(ProjectionLoss)
+LATENT_SPACES: tuple[LatentSpace, ...] = get_args(LatentSpace)

@@ -515,7 +515,10 @@ def test_missing_key_is_named(tmp_path):
         ("model.generator.levels[0]=5", "must be a section with the keys resolution, channels"),
         ("model.generator.levels[0].attention=globe", "must be global or "),
         ("model.generator.levels[0].attention=3", "must be global or "),
-        ("model=null", "must be a section with the keys generator, discriminator: None"),
+        (
+            "model=null",
+            "must be a section with the keys generator, discriminator, classes, class_names: None",
+        ),
     ],
 )
 def test_value_of_another_type_is_refused(override, sentence):

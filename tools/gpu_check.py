@@ -27,7 +27,7 @@ from tools.gpu_parts import PIP_NAMES, Task, parts
 from tools.natten_build import NattenBuild
 from tools.targets import verdicts
 
-BENCH = ("op", "tune", "generator", "training")
+BENCH = ("op", "tune", "generator", "training", "backbones")
 GRACE_SECONDS = 60.0  # from the interrupt to the end of a process that writes what it has
 BUILD_SECONDS = 3 * 3600.0  # that the part natten waits for its build, if no limit is given
 

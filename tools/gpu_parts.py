@@ -57,9 +57,14 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
     sampling, training = bench.format("generator"), bench.format("training")
     profile = "stylenat bench {} --device cuda --profile --repeats 3"
     faces, pytest = f"{work}/faces64.zip", ("pytest", *COMMAND)
+    training_tests = ("pytest", *TRAINING)
     return {
         "doctor": (task("stylenat doctor", COMMAND),),
-        "correct": (task("pytest -m gpu -q -rfE --durations=5 tests/ops", pytest),),
+        "correct": (
+            task("pytest -m gpu -q -rfE --durations=5 tests/ops", pytest),
+            task("pytest -m gpu -q -rfE tests/augment", training_tests),
+            task("pytest -m gpu -q -rfE tests/backbones tests/compat", training_tests),
+        ),
         "op": (
             task(f"{op} --batch 8 --repeats 5", TABLES),
             task(f"{tokens} --repeats 5", TABLES),
@@ -88,6 +93,7 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
                 NETWORKS,
             ),
         ),
+        "backbones": (task(f"{bench.format('backbones')} --batch 1,8,64", NETWORKS),),
         "profile": (
             task(f"{profile.format('generator')} --batch 1,64", NETWORKS),
             task(f"{profile.format('training')} --dtype bfloat16 --batch 32", NETWORKS),
@@ -127,6 +133,7 @@ def _tiny_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
         "training": (
             task(f"{bench.format('training')} {tiny} --resolution 8 --batch 4", NETWORKS),
         ),
+        "backbones": (),  # its networks have no tiny size
         "profile": (
             task(
                 f"stylenat bench training --device cpu --repeats 1 {tiny} --resolution 8 --batch 4 "

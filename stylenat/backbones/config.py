@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ops.checks import check_number, keep_whole
 from ops.neighborhood import HeadGroup
 
 # Around the same blocks, NAT and DiNAT put overlapping convolutions, and DiNAT_s puts what Swin
-# has: a stem of 4x4 patches, and merging of 2x2 tokens.
-Shell = Literal["nat", "swin"]
+# has: a stem of 4x4 patches, and merging of 2x2 tokens. Isotropic networks have what ViT has: a
+# stem of 16x16 patches, and a single level.
+Shell = Literal["nat", "swin", "isotropic"]
 
 MAX_BLOCKS = 1000  # of a level; more would take minutes to build before anything can be refused
 
@@ -97,10 +98,12 @@ class NATConfig:
         keep_whole(self, "num_classes")
         check_number("mlp_ratio", self.mlp_ratio)
         check_number("drop_path", self.drop_path)
-        if self.shell not in ("nat", "swin"):
-            raise ValueError(f"shell must be nat or swin: {self.shell}")
+        if self.shell not in get_args(Shell):
+            raise ValueError(f"shell must be one of {', '.join(get_args(Shell))}: {self.shell}")
         if not self.levels:
             raise ValueError("a network needs at least one level")
+        if self.shell == "isotropic" and len(self.levels) > 1:
+            raise ValueError(f"an isotropic network has one level: {len(self.levels)}")
         widths = [level.channels for level in self.levels]
         if any(width != widths[0] * 2**i for i, width in enumerate(widths)) or widths[0] % 2:
             raise ValueError(
@@ -130,6 +133,11 @@ class NATConfig:
                 f"labels must be as many as the classes: {len(self.labels)} labels, "
                 f"{self.num_classes} classes"
             )
+
+    @property
+    def first_stride(self) -> int:
+        """Pixels between the tokens of the first level."""
+        return 16 if self.shell == "isotropic" else 4
 
     @property
     def depths(self) -> tuple[int, ...]:

@@ -69,7 +69,7 @@ def official_names(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
     that cannot be renamed keeps its name.
     """
     if not is_hugging_face(list(found)):
-        return {re.sub(r"^layers\.", "levels.", name): x for name, x in found.items()}
+        return {_from_layers(name): x for name, x in found.items()}
     renamed = {_renamed(name): x for name, x in found.items()}
     for query in [name for name in renamed if ".attn.query." in name]:
         thirds = [query.replace(".query.", f".{third}.") for third in QKV]
@@ -81,6 +81,12 @@ def official_names(found: Mapping[str, Tensor]) -> dict[str, Tensor]:
             block = name.removesuffix("layer_scale_parameters")
             renamed[f"{block}gamma1"], renamed[f"{block}gamma2"] = renamed.pop(name)
     return renamed
+
+
+def _from_layers(name: str) -> str:
+    """DiNAT_s calls its levels layers; isotropic networks, the blocks of their only level."""
+    is_level = re.match(r"layers\.\d+\.(blocks|downsample)\.", name)
+    return re.sub(r"^layers\.", "levels." if is_level else "levels.0.blocks.", name)
 
 
 def _renamed(name: str) -> str:

@@ -1,4 +1,4 @@
-"""NAT (arXiv 2204.07143), DiNAT and DiNAT_s (2209.15001): one network in three settings.
+"""NAT (arXiv 2204.07143), DiNAT, DiNAT_s and isotropic ones (2209.15001): one network's settings.
 
 Legend: B batch, H height, W width, C channels, N heads, D head_dim.
 
@@ -33,9 +33,12 @@ class NAT(nn.Module):
         self.config = config
         # Whether a backward pass computes the blocks again, which saves memory.
         self.activation_checkpointing = False
-        is_swin = config.shell == "swin"
         first, width = config.levels[0].channels, config.levels[-1].channels
-        self.patch_embed = (PatchStem if is_swin else ConvolutionStem)(in_channels, first)
+        self.patch_embed = (
+            ConvolutionStem(in_channels, first)
+            if config.shell == "nat"
+            else PatchStem(in_channels, first, config.first_stride)
+        )
         rates = iter(_drop_path_rates(config))
         last = len(config.levels) - 1
         self.levels = nn.ModuleList(
@@ -60,7 +63,10 @@ class NAT(nn.Module):
         return self.head(pooled_BC) if self.config.num_classes else pooled_BC
 
     def tokens(self, images_B3HW: Tensor) -> Tensor:
-        """What the last level gives, not normalised: [B, H/32, W/32, C], sides rounded up."""
+        """What the last level gives, not normalised: [B, H/32, W/32, C], sides rounded up.
+
+        Of an isotropic network: [B, H/16, W/16, C].
+        """
         for x_BHWC in self.maps(images_B3HW):
             last_BHWC = x_BHWC
         return last_BHWC
@@ -78,9 +84,10 @@ class NAT(nn.Module):
     ) -> list[Tensor]:
         """The maps of these levels, before their downsampling, normalised: [B, C, H, W] each.
 
-        Their strides are 4, 8, 16 and 32. By default the levels are the configuration's, or all of
-        them. A level that has no norm of its own, as in a classifier, gets what a fresh norm does:
-        neither weight nor bias. Raises ValueError for a level that there is not.
+        Their strides are 4, 8, 16 and 32; an isotropic network's only one is 16. By default the
+        levels are the configuration's, or all of them. A level that has no norm of its own, as in a
+        classifier, gets what a fresh norm does: neither weight nor bias. Raises ValueError for a
+        level that there is not.
         """
         if out_levels is None:
             out_levels = self.config.out_levels or range(len(self.levels))
@@ -165,20 +172,22 @@ class ConvolutionStem(nn.Module):
 
 
 class PatchStem(nn.Module):
-    """Images [B, 3, H, W] -> tokens [B, H/4, W/4, C], one for each patch of 4x4 pixels.
+    """Images [B, 3, H, W] -> tokens [B, H/P, W/P, C], one for each patch of PxP pixels.
 
     Zeros fill images up to whole patches, on the right and at the bottom.
     """
 
-    def __init__(self, in_channels: int, channels: int) -> None:
+    def __init__(self, in_channels: int, channels: int, side: int) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(in_channels, channels, 4, stride=4)
+        self.side = side
+        self.proj = nn.Conv2d(in_channels, channels, side, stride=side)
         self.norm = nn.LayerNorm(channels)
 
     def forward(self, images_B3HW: Tensor) -> Tensor:
         height, width = images_B3HW.shape[2:]
-        if height % 4 or width % 4:
-            images_B3HW = F.pad(images_B3HW, (0, -width % 4, 0, -height % 4))
+        below, right = -height % self.side, -width % self.side
+        if below or right:
+            images_B3HW = F.pad(images_B3HW, (0, right, 0, below))
         images_B3HW = images_B3HW.contiguous(memory_format=torch.channels_last)
         return self.norm(self.proj(images_B3HW).permute(0, 2, 3, 1))
 

@@ -54,7 +54,7 @@ def skeleton_in(tensors: Mapping[str, Tensor]) -> Skeleton:
     tables = [_shape(tensors, f"levels.{i}.blocks.0.attn.rpb", 3) for i in range(len(depths))]
     (channels,) = _shape(tensors, "patch_embed.norm.weight", 1)
     return Skeleton(
-        "swin" if "patch_embed.proj.weight" in tensors else "nat",
+        _shell(tensors),
         channels,
         depths,
         tuple(table[0] for table in tables),
@@ -62,6 +62,13 @@ def skeleton_in(tensors: Mapping[str, Tensor]) -> Skeleton:
         _shape(tensors, "levels.0.blocks.0.mlp.fc1.weight", 2)[0],
         "levels.0.blocks.0.gamma1" in tensors,
     )
+
+
+def _shell(tensors: Mapping[str, Tensor]) -> Shell:
+    if "patch_embed.proj.weight" not in tensors:
+        return "nat"
+    side = _shape(tensors, "patch_embed.proj.weight", 4)[-1]
+    return "isotropic" if side == 16 else "swin"
 
 
 def _depths(tensors: Mapping[str, Tensor]) -> tuple[int, ...]:

@@ -52,7 +52,11 @@ class TimmNAT(NAT):
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = config.levels[-1].channels
         self.feature_info = [
-            {"num_chs": level.channels, "reduction": 4 * 2**index, "module": f"levels.{index}"}
+            {
+                "num_chs": level.channels,
+                "reduction": config.first_stride * 2**index,
+                "module": f"levels.{index}",
+            }
             for index, level in enumerate(config.levels)
         ]
         self.pruned: tuple[str, ...] = ()  # how the names of removed tensors begin
@@ -177,11 +181,11 @@ def _check_pool(global_pool: str) -> None:
 
 def _timm_config(config: NATConfig) -> dict[str, Any]:
     """What timm's data pipeline asks for."""
-    images = config.images
+    images, last_stride = config.images, config.first_stride * 2 ** (len(config.levels) - 1)
     return {
         "num_classes": config.num_classes,
         "input_size": (3, images.size, images.size),
-        "pool_size": (-(-images.size // 32),) * 2,
+        "pool_size": (-(-images.size // last_stride),) * 2,
         "crop_pct": images.crop_pct,
         "interpolation": "bicubic",
         "mean": images.mean,
@@ -199,12 +203,14 @@ default_cfgs = generate_default_cfgs({name: _timm_config(VARIANTS[name]) for nam
 def _entry(name: str) -> Callable[..., nn.Module]:
     """timm's entry for a variant: a function of its name."""
 
+    levels = tuple(range(len(VARIANTS[name].levels)))
+
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         network: nn.Module = build_model_with_cfg(
             TimmNAT,
             name,
             pretrained,
-            feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": TimmFeatures},
+            feature_cfg={"out_indices": levels, "feature_cls": TimmFeatures},
             config=VARIANTS[name],
             **kwargs,
         )

@@ -1,4 +1,4 @@
-"""Every published NAT, DiNAT and DiNAT_s by name, and the name that a file's name stands for.
+"""Every published network of the family by name, and the name that a file's name stands for.
 
 A variant is a family and a size (`dinat_mini`), and perhaps what it was trained for, which changes
 dilations, kernel sizes and the rate of drop path (`dinat_mini_upernet`).
@@ -36,6 +36,8 @@ class Size:
 
 _SMALL = Size(96, (3, 4, 18, 5), 2.0, 0.3)
 _BASE = Size(128, (3, 4, 18, 5), 2.0, 0.5, layer_scale=1e-5)
+_ISOTROPIC_SMALL = Size(384, (12,), 4.0, 0.1, shell="isotropic")
+_ISOTROPIC_BASE = Size(768, (12,), 4.0, 0.4, shell="isotropic")
 SIZES: Mapping[str, Size] = MappingProxyType({
     "nat_mini": Size(64, (3, 4, 6, 5), 3.0, 0.2),
     "nat_tiny": Size(64, (3, 4, 18, 5), 3.0, 0.2),
@@ -50,6 +52,10 @@ SIZES: Mapping[str, Size] = MappingProxyType({
     "dinat_s_small": Size(96, (2, 2, 18, 2), 4.0, 0.3, shell="swin"),
     "dinat_s_base": Size(128, (2, 2, 18, 2), 4.0, 0.5, shell="swin"),
     "dinat_s_large": Size(192, (2, 2, 18, 2), 4.0, 0.35, shell="swin"),
+    "nat_isotropic_small": _ISOTROPIC_SMALL,
+    "nat_isotropic_base": _ISOTROPIC_BASE,
+    "dinat_isotropic_small": _ISOTROPIC_SMALL,
+    "dinat_isotropic_base": _ISOTROPIC_BASE,
 })  # fmt: skip
 
 NOT_DILATED: Dilations = ((1,), (1,), (1,), (1,))
@@ -112,7 +118,10 @@ def make_config(size: Size, dilations: Dilations, *, kernel_size: int = 7) -> NA
 
 def _classifiers() -> Iterator[tuple[str, NATConfig]]:
     for name, size in SIZES.items():
-        yield name, make_config(size, NOT_DILATED if name.startswith("nat_") else AT_224)
+        dilations = NOT_DILATED if name.startswith("nat_") else AT_224
+        if size.shell == "isotropic":
+            dilations = ((1,) if name.startswith("nat_") else (1, 2),)
+        yield name, make_config(size, dilations)
     larger = ImageConfig(size=384, crop_pct=1.0)
     for name in ("dinat_large", "dinat_s_large"):
         size = SIZES[name]
@@ -174,7 +183,7 @@ def variant(name: str) -> NATConfig:
 
 
 _FAMILY = re.compile(
-    r"(?<![a-z0-9])(dinat_s|dinats|dinat|nat)_(mini|tiny|small|base|large|l)(?![a-z])"
+    r"(?<![a-z0-9])(dinat_s|dinats|dinat_isotropic|nat_isotropic|dinat|nat)_(mini|tiny|small|base|large|l)(?![a-z])"
 )
 
 

@@ -21,17 +21,10 @@ from stylenat.config import RunConfig
 from stylenat.data.plan import BatchPlan
 from stylenat.models.pixels import from_uint8
 from stylenat.precision import DTYPES, autocast, without_tf32
+from stylenat.training.inputs import StepInputs, step_inputs
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import new_state, update_average
-from stylenat.training.steps import (
-    StepInputs,
-    d_step,
-    g_step,
-    has_penalty,
-    penalty_step,
-    step_inputs,
-    trainable,
-)
+from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step, trainable
 
 COLUMNS = (
     "part",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from stylenat.choices import FILTERS, METRICS, MODES
 from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
 
 if TYPE_CHECKING:
-    from stylenat.metrics import Scores
+    from stylenat.metrics import Protocol, Scores
 
 
 @click.command()
@@ -55,6 +56,11 @@ if TYPE_CHECKING:
     type=click.Choice(FILTERS),
     help="Scale DATA to the model's size while it is read.",
 )
+@click.option(
+    "--per-class",
+    is_flag=True,
+    help="Measure each class of the model by itself, against the images of that class.",
+)
 @TRUNC
 @click.option(
     "--seed",
@@ -91,6 +97,7 @@ def fid(
     model: str,
     *,
     trust: bool,
+    per_class: bool,
     trunc: float,
     seed: int,
     batch: int,
@@ -111,7 +118,7 @@ def fid(
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.files import check_can_write, refuse_overwriting
     from stylenat.memory import keep_freed_memory
-    from stylenat.metrics import protocol_of, score
+    from stylenat.metrics import protocol_of
     from stylenat.sampling import DTYPES, is_model, model_file
 
     if out is not None:
@@ -123,36 +130,66 @@ def fid(
         given["metrics"] = [name.strip() for name in given["metrics"].split(",") if name.strip()]
     protocol = protocol_of(model, **given)
     with process_group(chosen):
-        scores = score(
-            model,
-            protocol,
-            device=chosen,
-            snapshot=snapshot,
-            trust_weights=trust,
-            truncation_psi=trunc,
-            seed=seed,
-            batch=batch,
-            workers=workers,
-            dtype=DTYPES[dtype_name],
-            compiled=compiled,
-            tell=click.echo if is_main() else lambda _: None,
-        )
+        settings: dict[str, Any] = {
+            "device": chosen,
+            "snapshot": snapshot,
+            "trust_weights": trust,
+            "truncation_psi": trunc,
+            "seed": seed,
+            "batch": batch,
+            "workers": workers,
+            "dtype": DTYPES[dtype_name],
+            "compiled": compiled,
+            "tell": click.echo if is_main() else lambda _: None,
+        }
+        content, lines = _measured(model, protocol, per_class=per_class, **settings)
         if is_main():
             file = model_file(model, which=snapshot) if is_model(model) else None
-            _finish(scores, model, file, out)
+            click.echo("\n".join(lines))
+            _write(content, model, file, out)
 
 
-def _finish(scores: Scores, name: str, file: Path | None, out: Path | None) -> None:
-    """Print the scores, and write them to `out` if given; `file` holds the model's weights."""
+def _measured(
+    model: str, protocol: Protocol, *, per_class: bool, **settings: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """Scores and their protocols, as JSON holds them, and as lines to print."""
+    from stylenat.metrics import score, score_classes
+
+    if per_class:
+        of_classes = score_classes(model, protocol, **settings)
+        content = {name: scores.to_dict() for name, scores in of_classes.items()}
+        return {"classes": content}, _table(of_classes)
+    scores = score(model, protocol, **settings)
+    lines = [f"{metric:<12}{value:.6g}" for metric, value in scores.values.items()]
+    return scores.to_dict(), [*lines, scores.summary()]
+
+
+def _table(of_classes: Mapping[str, Scores]) -> list[str]:
+    """A line of scores for each class, and one of their means."""
+    from stylenat.text import shortened
+
+    names = {name: shortened(name) for name in of_classes}
+    width = max(map(len, ("class", *names.values()))) + 2
+    metrics = list(next(iter(of_classes.values())).values)
+    lines = ["class".ljust(width) + "".join(f"{metric:>12}" for metric in metrics)]
+    for name, scores in of_classes.items():
+        numbers = "".join(f"{scores[metric]:>12.6g}" for metric in metrics)
+        lines.append(names[name].ljust(width) + numbers)
+    means = (sum(s[metric] for s in of_classes.values()) / len(of_classes) for metric in metrics)
+    lines.append("mean".ljust(width) + "".join(f"{mean:>12.6g}" for mean in means))
+    lines += [f"{names[name]}: {scores.summary()}" for name, scores in of_classes.items()]
+    return lines
+
+
+def _write(content: Mapping[str, Any], name: str, file: Path | None, out: Path | None) -> None:
+    """Write scores and protocols to `out` if given; `file` holds the model's weights."""
     from stylenat.files import replacing, sha256_of
 
-    for metric, value in scores.values.items():
-        click.echo(f"{metric:<12}{value:.6g}")
-    click.echo(scores.summary())
-    if out is not None:
-        subject = {"images": Path(name).name}
-        if file is not None:
-            subject = {"model": file.name, "model_sha256": sha256_of(file)}
-        with replacing(out) as temporary:
-            temporary.write_text(json.dumps({**subject, **scores.to_dict()}, indent=2) + "\n")
-        click.echo(f"Written to {out}")
+    if out is None:
+        return
+    subject = {"images": Path(name).name}
+    if file is not None:
+        subject = {"model": file.name, "model_sha256": sha256_of(file)}
+    with replacing(out) as temporary:
+        temporary.write_text(json.dumps({**subject, **content}, indent=2) + "\n")
+    click.echo(f"Written to {out}")

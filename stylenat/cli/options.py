@@ -131,6 +131,13 @@ SEED_SCHEME = click.option(
     show_default=True,
     help="How a seed becomes a latent: as in StyleNAT's code (torch) or in StyleGAN's.",
 )
+CLASS = click.option(
+    "--class",
+    "chosen_class",
+    metavar="CLASS",
+    help="Of a model with classes: the name or the number of one, or all to draw every seed in "
+    "each of them.",
+)
 TRUNC = click.option(
     "--trunc",
     type=Psi(),
@@ -177,7 +184,8 @@ VARIANT = click.option(
 def style_settings(command: Command) -> Command:
     """Gives a command the options that are the fields of `stylenat.latents.Settings`."""
     options = (
-        TRUNC, TRUNC_CUTOFF, TRUNC_MODES, SEED_SCHEME, ANY_MODEL, BATCH, DEVICE, DTYPE, SNAPSHOT
+        CLASS, TRUNC, TRUNC_CUTOFF, TRUNC_MODES, SEED_SCHEME, ANY_MODEL, BATCH, DEVICE, DTYPE,
+        SNAPSHOT,
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)

@@ -56,6 +56,11 @@ if TYPE_CHECKING:
     help="How many processes share the work; with 0, the command does it alone.  [default: one per "
     "processor]",
 )
+@click.option(
+    "--labels-from-folders",
+    is_flag=True,
+    help="Make a class of each folder in SOURCE, with the folder's name.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace DEST.zip if it exists.")
 @click.option(
     "--verify",

@@ -71,8 +71,8 @@ def sample(
     """Write images of MODEL: an exported file, a run folder or one of its checkpoints, or a
     published .pt.
 
-    Each seed becomes one PNG file; grid.png is a contact sheet of the first ones. Under torchrun,
-    all processes share the seeds.
+    Each seed becomes one PNG file; grid.png is a contact sheet of the first ones. With --class all,
+    each class has a row of it. Under torchrun, all processes share the seeds.
     """
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.files import check_can_fill
@@ -100,7 +100,9 @@ def sample(
             compile_synthesis(loaded.generator)
         styles = loaded.styles(numbers, ws_files)
         if sweep is None:
-            said = _write_images(loaded, styles, outdir, _sheet(grid, len(styles)), save_w)
+            classes = len(styles.classes or ())
+            count = len(styles.seeds) if classes > 1 else len(styles)
+            said = _write_images(loaded, styles, outdir, _sheet(grid, count, classes), save_w)
         else:
             said = _write_sweep(loaded, styles, outdir, psis)
         if is_main():
@@ -153,13 +155,16 @@ def _refuse_beside_sweep(trunc: bool, grid: bool, save_w: bool) -> None:
             raise ValueError(f"{name} has no meaning beside --trunc-sweep: leave one of them out")
 
 
-def _sheet(grid: tuple[int, int] | str | None, count: int) -> tuple[int, int] | None:
-    """Columns and rows of the contact sheet of `count` images; None if there shall be none."""
+def _sheet(
+    grid: tuple[int, int] | str | None, count: int, classes: int = 0
+) -> tuple[int, int] | None:
+    """Columns and rows of the contact sheet of `count` images (of each of several classes); None if
+    there shall be none."""
     from stylenat.sampling import check_sheet, default_sheet
 
     if grid == "none":
         return None
-    sheet = default_sheet(count) if grid is None else grid
+    sheet = default_sheet(count, classes) if grid is None else grid
     assert not isinstance(sheet, str)
     check_sheet(*sheet)
     return sheet

@@ -28,9 +28,10 @@ from stylenat.config.yaml_file import (
     write_yaml,
 )
 from stylenat.files import user_path
+from stylenat.models.classes import keep_class_names, keep_classes
 from stylenat.models.discriminator import DiscriminatorConfig
 from stylenat.models.levels import GeneratorConfig
-from stylenat.text import printable, shortened
+from stylenat.text import printable, shortened, shown
 
 __all__ = [
     "ConsistencyConfig",
@@ -51,17 +52,39 @@ __all__ = [
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The two networks; both see images of one size."""
+    """The two networks; both see images of one size.
+
+    `classes` is how many classes the images have, 0 to train without classes. `class_names` are
+    taken from the data if none are given.
+    """
 
     generator: GeneratorConfig
     discriminator: DiscriminatorConfig
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self._share_classes()
         if self.generator.resolution != self.discriminator.resolution:
             raise ValueError(
                 "the generator and the discriminator must have one resolution: "
                 f"{self.generator.resolution} against {self.discriminator.resolution}"
             )
+
+    def _share_classes(self) -> None:
+        """Give the networks `classes` and `class_names`. Raises ValueError if they have others."""
+        keep_classes(self)
+        keep_class_names(self)
+        shared = {"generator": ("classes", "class_names"), "discriminator": ("classes",)}
+        for network, keys in shared.items():
+            config, own = getattr(self, network), {key: getattr(self, key) for key in keys}
+            for key in keys:
+                if getattr(config, key) and getattr(config, key) != own[key]:
+                    raise ValueError(
+                        f"{network} must have the {key} that model.{key} says, "
+                        f"{shown(own[key])}: {shown(getattr(config, key))}; set model.{key} alone"
+                    )
+            object.__setattr__(self, network, replace(config, **own))
 
 
 @dataclass(frozen=True)
@@ -87,6 +110,15 @@ class RunConfig:
                 "train.freeze_g_low and train.freeze_g_high must leave one of the generator's "
                 f"{levels_g} levels to train: {low} and {high}"
             )
+        if train.class_transition_kimg is not None:
+            if not model.classes:
+                raise ValueError(
+                    "train.class_transition_kimg must be null without classes: "
+                    f"{list(train.class_transition_kimg)}; set model.classes"
+                )
+            # Before the transition, D has no other opinion than the unconditional one.
+            discriminator = replace(model.discriminator, unconditional_logit=True)
+            object.__setattr__(self, "model", replace(model, discriminator=discriminator))
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -135,6 +135,8 @@ class TrainConfig:
     published .pt, a run folder, a training state or an exported generator. Frozen parts do not
     train: `freeze_d` levels of D and `freeze_g_high` levels of G, both from the image down,
     `freeze_g_low` levels of G from 4x4 up, its constant among them, and G's mapping network.
+    `class_transition_kimg`, two lengths: up to the first one training ignores the classes of the
+    images, and their weight rises linearly up to the second (Transitional-cGAN, arXiv 2201.06578).
     """
 
     total_kimg: float = 32_000
@@ -146,6 +148,7 @@ class TrainConfig:
     freeze_g_low: int = 0
     freeze_g_high: int = 0
     freeze_mapping: bool = False
+    class_transition_kimg: tuple[float, float] | None = None
 
     loss: Literal["logistic", "relativistic"] = "logistic"
     consistency: ConsistencyConfig | None = ConsistencyConfig()
@@ -200,9 +203,20 @@ class TrainConfig:
                 "ema_rampup must be null with train.init_from, since a short average at the start "
                 f"would forget the model's: {self.ema_rampup}"
             )
+        self._check_transition()
         if min(self.sample_grid) < 1 or math.prod(self.sample_grid) > 10_000:
             raise ValueError(
                 f"sample_grid must be columns and rows, 1 to 10,000 images: {self.sample_grid}"
+            )
+
+    def _check_transition(self) -> None:
+        if self.class_transition_kimg is None:
+            return
+        first, last = self.class_transition_kimg
+        if not 0 <= first < last <= MOST_KIMG:
+            raise ValueError(
+                "class_transition_kimg must be null, or two lengths from 0 up, the second above "
+                f"the first: {list(self.class_transition_kimg)}"
             )
 
     @property

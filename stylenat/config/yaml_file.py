@@ -155,7 +155,8 @@ def _set(data: Any, key: str, value: object) -> None:
 
 def write_yaml(data: dict[str, Any], path: str | Path) -> None:
     """Write plain data so that `read_yaml` gives them back; the file is replaced atomically."""
-    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=100)
+    # A line may go on for one entry beyond the width.
+    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=80)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -75,6 +75,10 @@ class CIFARSource(ImageSource):
     def label(self, index: int) -> int:
         return int(self._data().targets[index])
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(self._data().classes)
+
     def fingerprint(self) -> str:
         return hashed("cifar", self.dataset, *(md5 for _, md5 in self.members))
 

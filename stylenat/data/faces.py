@@ -20,6 +20,17 @@ _CANVAS = 256  # dots to a side, at least; few enough for hundreds of faces a se
 _INK: RGB = (44, 30, 32)
 
 
+def what_is_drawn(index: int, *, seed: int = 0) -> Face:
+    """What face number `index` of a series looks like: its hair's colour, its glasses, and so on.
+
+    Raises ValueError for a negative index or seed.
+    """
+    for name, value in (("index", index), ("seed", seed)):
+        if value < 0:
+            raise ValueError(f"{name} must not be negative: {value}")
+    return sample_face(np.random.default_rng([seed, index]))
+
+
 def draw_face(index: int, resolution: int, *, seed: int = 0) -> np.ndarray:
     """Face number `index` of the endless series `seed`: uint8 [R, R, 3], RGB, 0..255.
 
@@ -27,12 +38,9 @@ def draw_face(index: int, resolution: int, *, seed: int = 0) -> np.ndarray:
     Pillow. Another resolution shows the same face. Raises ValueError for a negative index or seed,
     and for a resolution outside 4..1024.
     """
-    for name, value in (("index", index), ("seed", seed)):
-        if value < 0:
-            raise ValueError(f"{name} must not be negative: {value}")
+    face = what_is_drawn(index, seed=seed)
     if not MIN_RESOLUTION <= resolution <= MAX_RESOLUTION:
         raise ValueError(f"resolution must lie in {MIN_RESOLUTION}..{MAX_RESOLUTION}: {resolution}")
-    face = sample_face(np.random.default_rng([seed, index]))
     dots_per_pixel = max(2, -(-_CANVAS // resolution))
     canvas = Canvas(face, resolution, dots_per_pixel)
     _paint(canvas, face)

@@ -12,15 +12,20 @@ from stylenat.data.listing import INDEX, normal
 from stylenat.data.source import Label
 from stylenat.text import listed, shortened, shown
 
+CLASS_NAMES = "class_names"  # in the block `stylenat`
 MOST = 2**63  # PyTorch's and NumPy's integers end there
 
 
 @dataclass(frozen=True)
 class Labels:
-    """`by_name`: the label of every image that has one. `missing`: labels without an image."""
+    """`by_name`: the label of every image that has one. `missing`: labels without an image.
+
+    `class_names`: what the classes 0, 1, ... are called; empty if that is not said.
+    """
 
     by_name: dict[str, Label]
     missing: tuple[str, ...] = ()
+    class_names: tuple[str, ...] = ()
 
     def remarks(self, images: int) -> tuple[str, ...]:
         """How many images have a label, and which labels have no image; none without labels."""
@@ -58,6 +63,22 @@ def match_labels(content: Any, names: Sequence[str]) -> Labels:
         else:
             missing.append(name)
     return Labels(by_name, tuple(sorted(missing)))
+
+
+def class_names_of(about: Any) -> tuple[str, ...]:
+    """The names of classes that the block `stylenat` of a `dataset.json` holds, if there are some.
+
+    Raises ValueError unless they are different texts.
+    """
+    names = about.get(CLASS_NAMES) if isinstance(about, dict) else None
+    if names is None:
+        return ()
+    are_texts = isinstance(names, list) and all(isinstance(n, str) and n for n in names)
+    if not are_texts or len(set(names)) < len(names):
+        raise ValueError(
+            f"{CLASS_NAMES} in {INDEX} must be a list of names that differ: {shown(names)}"
+        )
+    return tuple(names)
 
 
 def _stem(name: str) -> str:

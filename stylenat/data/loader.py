@@ -5,7 +5,7 @@ Position p in a training run's stream of images, counted over all ranks from 0, 
 read, the next one of the epoch that can be read takes its place; after the last comes the first. So
 neither the number of ranks or workers nor an interruption changes what a run sees.
 
-Legend: B images of a batch, H height, W width.
+Legend: B images of a batch, H height, W width, N images of the data set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,11 +33,31 @@ from stylenat.text import listed
 Sample = tuple[int, bool]  # index, flipped
 Bad = dict[int, str]  # images that can't be read, by index: a sentence each
 
+
+class Batch(NamedTuple):
+    """Images, uint8 [B, H, W, 3], and their classes, int64 [B], if classes were asked for."""
+
+    pixels_BHW3: Tensor
+    labels_B: Tensor | None
+
+
 log = logging.getLogger(__name__)
 
 
-def training_batches(
+def training_batches(source: ImageSource, **settings: Any) -> Generator[Tensor, None, None]:
+    """The images alone of `labelled_batches`, which takes the same settings."""
+    return _pixels(labelled_batches(source, None, **settings))
+
+
+def _pixels(batches: Generator[Batch, None, None]) -> Generator[Tensor, None, None]:
+    with closing(batches):
+        for batch in batches:
+            yield batch.pixels_BHW3
+
+
+def labelled_batches(
     source: ImageSource,
+    labels_N: np.ndarray | None,
     *,
     seed: int,
     batch: int,
@@ -49,8 +69,10 @@ def training_batches(
     max_bad: int = 100,
     pin_memory: bool = False,
     stopped: Callable[[], bool] = lambda: False,
-) -> Generator[Tensor, None, None]:
+) -> Generator[Batch, None, None]:
     """This rank's share of each batch of an endless run: uint8 [batch / world_size, H, W, 3].
+
+    With `labels_N`, the class of every image of the data set, it comes with those of its images.
 
     The run has seen `start_nimg` images, of all ranks, before. Rank r has samples r,
     r + world_size, ... of a batch. Half the images are mirrored. Each of `workers` processes reads
@@ -75,7 +97,7 @@ def training_batches(
     positions = (
         plan.own_share(range(first, first + batch)) for first in itertools.count(start_nimg, batch)
     )
-    reader = _TrainingBatches(source, seed, mirror=mirror, max_bad=max_bad)
+    reader = _TrainingBatches(source, seed, labels_N, mirror=mirror, max_bad=max_bad)
     tell = log.warning if rank == 0 else warnings.warn  # the log is rank 0's
     loaded = _load(reader, positions, workers=workers, stopped=stopped)
     return _tolerating(loaded, source, max_bad, tell, pin_memory=pin_memory)
@@ -130,18 +152,19 @@ def _tolerating(
     tell: Callable[[str], None],
     *,
     pin_memory: bool,
-) -> Generator[Tensor, None, None]:
+) -> Generator[Batch, None, None]:
     """The batches, until more than `max_bad` images can't be read; each of these is named once."""
     known: Bad = {}
     with closing(loaded):
-        for batch_BHW3, bad in loaded:
+        for batch_BHW3, labels_B, bad in loaded:
             for index in sorted(bad.keys() - known.keys()):
                 tell(f"{bad[index]}; another image is shown in its place")
             known |= bad
             if len(known) > max_bad:
                 raise _too_many(known, source, max_bad)
-            batch = torch.from_numpy(batch_BHW3)
-            yield batch.pin_memory() if pin_memory else batch
+            pixels = torch.from_numpy(batch_BHW3)
+            labels = None if labels_B is None else torch.from_numpy(labels_B)
+            yield Batch(pixels.pin_memory() if pin_memory else pixels, labels)
 
 
 def _too_many(bad: Bad, source: ImageSource, max_bad: int) -> ValueError:
@@ -189,17 +212,28 @@ class _ChosenBatches(_Batches):
 
 
 class _TrainingBatches(_Batches):
-    """Batches by positions in the run; with each, the images that could not be read for it."""
+    """Batches by positions in the run: pixels, classes, and the images that could not be read."""
 
-    def __init__(self, source: ImageSource, seed: int, *, mirror: bool, max_bad: int) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        seed: int,
+        labels_N: np.ndarray | None,
+        *,
+        mirror: bool,
+        max_bad: int,
+    ) -> None:
         super().__init__(source)
-        self.seed, self.mirror, self.max_bad = seed, mirror, max_bad
+        self.seed, self.labels_N, self.mirror, self.max_bad = seed, labels_N, mirror, max_bad
 
-    def read(self, item: Sequence[int]) -> tuple[np.ndarray, Bad]:
+    def read(self, item: Sequence[int]) -> tuple[np.ndarray, np.ndarray | None, Bad]:
         bad: Bad = {}
         images = [self._image_at(position, bad) for position in item]
         flips = [self.mirror and _coin(self.seed, position) for position in item]
-        return self._stacked(images, flips), bad
+        # The classes of the images that are shown, which may stand in for others.
+        shown = [index for index, _ in images]
+        labels_B = None if self.labels_N is None else self.labels_N[shown]
+        return self._stacked(images, flips), labels_B, bad
 
     def _stacked(self, images: list[tuple[int, np.ndarray]], flips: list[bool]) -> np.ndarray:
         """[B, H, W, 3] of indices and images. Raises ValueError unless they have one size."""

@@ -18,7 +18,9 @@ from PIL import Image
 
 from stylenat.choices import CROPS, FILTERS, Crop, Filter
 from stylenat.config.sections import MOST_WORKERS
+from stylenat.data.classes import FolderLabels
 from stylenat.data.images import ImageError, RefusedImage, scale_and_crop
+from stylenat.data.labels import CLASS_NAMES
 from stylenat.data.opening import check_seed, open_unscaled
 from stylenat.data.partial import PartialZip, partial_folder
 from stylenat.data.pool import available_processors, in_order
@@ -91,13 +93,14 @@ def prepare(
     max_bad: int = 0,
     workers: int | None = None,
     overwrite: bool = False,
+    labels_from_folders: bool = False,
 ) -> Report:
     """Write the images of `source_path` to the zip `dest`, which appears when it is whole.
 
     `max_images` takes that many at random. `seed` decides which ones, and which faces are drawn. At
     most `max_bad` images may be unusable; they are left out. `workers` processes share the work, by
-    default one per processor; their number changes no byte. After an interruption, the same call
-    continues.
+    default one per processor; their number changes no byte. With `labels_from_folders` the folder
+    that an image lies in is its class. After an interruption, the same call continues.
 
     Raises ValueError or OSError, one sentence, for a source or place that can't be used, and for
     too many bad images.
@@ -106,6 +109,8 @@ def prepare(
     _check_numbers(max_images=max_images, max_bad=max_bad, workers=workers, seed=seed)
     _check_dest(dest, source_path, overwrite=overwrite)
     source = open_unscaled(source_path, wanted=settings.resolution, exactly=False, seed=seed)
+    if labels_from_folders:
+        source = FolderLabels(source)
     source.label(0)  # raises now if the labels can't be used
     if max_images is not None and max_images < len(source):
         source, _ = split_off(source, max_images, seed)
@@ -253,7 +258,9 @@ def _about(
     source: ImageSource, settings: Settings, report: Report, max_images: int | None, seed: int
 ) -> dict[str, Any]:
     """What `dataset.json` says of how the zip was made: names, but no paths of this machine."""
+    is_labelled = source.class_names and report.labelled == report.images
     return {
+        **({CLASS_NAMES: list(source.class_names)} if is_labelled else {}),
         "source": source.title,
         "resolution": settings.resolution,
         "crop": settings.crop,

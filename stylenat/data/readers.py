@@ -11,6 +11,7 @@ import zipfile
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from PIL import Image
 
 from stylenat import layout
 from stylenat.data.images import ImageError, RefusedImage, decode, refuse_bytes
-from stylenat.data.labels import Labels, match_labels
+from stylenat.data.labels import Labels, class_names_of, match_labels
 from stylenat.data.listing import INDEX, Listing, list_folder, normal
 from stylenat.data.source import ImageSource, Label, hashed
 from stylenat.marks import READ_BYTES
@@ -63,12 +64,17 @@ class NamedFiles(ImageSource):
         """The labels of the images, by name. Raises ValueError for labels that can't be used."""
         return self.matched.by_name
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.matched.class_names
+
     @functools.cached_property
     def matched(self) -> Labels:
         """The labels of `dataset.json`. Raises ValueError if some can't be used."""
         content = self.index()
         try:
-            return match_labels(content.get("labels"), self.names)
+            labels = match_labels(content.get("labels"), self.names)
+            return replace(labels, class_names=class_names_of(content.get("stylenat")))
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from error
 

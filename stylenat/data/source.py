@@ -83,6 +83,11 @@ class ImageSource(ABC):
         return None
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes that labels number from 0 up; empty if they have none."""
+        return ()
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What a user should know of the data: sentences on labels and on what was left out."""
         return ()
@@ -165,6 +170,10 @@ class _Derived(ImageSource):
 
     def label(self, index: int) -> Label | None:
         return self.source.label(index)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
 
     @property
     def remarks(self) -> tuple[str, ...]:

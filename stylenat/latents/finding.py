@@ -53,7 +53,7 @@ def find_directions(
     if region is not None and method != "jacobian":
         raise ValueError(f"--region is for --method jacobian, and not for {method}")
     about: dict[str, Any]
-    covariance_SS = w_covariance(generator)
+    covariance_SS = w_covariance(generator, model.classes)
     spread = math.sqrt(float(covariance_SS.trace()) / style_dim)
     if not 0 < spread < math.inf:
         raise ValueError(f"w of {model.file} must vary and be finite: its spread is {spread}")
@@ -79,11 +79,18 @@ def find_directions(
 
 
 @torch.no_grad()
-def w_covariance(generator: Generator) -> Tensor:
-    """The covariance [S, S] of w, float64 on the CPU, of 10,000 latents, the same in every call."""
+def w_covariance(generator: Generator, classes: Sequence[int] | None = None) -> Tensor:
+    """The covariance [S, S] of w, float64 on the CPU, of 10,000 latents, the same in every call.
+
+    With classes, the mean of the covariances within each: how w varies, but for the class.
+    """
     z = torch.randn(LATENTS, generator.z_dim, generator=torch.Generator().manual_seed(0))
-    w_NS = generator.mapping(z.to(generator.const)).double().cpu()
-    return torch.cov(w_NS.T)
+    z = z.to(generator.const)
+    if classes is None:
+        return torch.cov(generator.mapping(z).double().cpu().T)
+    labels = (torch.full((len(z),), label, device=z.device) for label in classes)
+    of_classes = [torch.cov(generator.mapping(z, label).double().cpu().T) for label in labels]
+    return torch.stack(of_classes).mean(0)
 
 
 def strongest(matrix_SS: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,9 @@ def region_products(
     is_inside = torch.zeros(side, side, dtype=torch.bool)
     is_inside[y0:y1, x0:x1] = True
     inside, outside = torch.zeros(2, style_dim, style_dim, dtype=torch.float64)
-    ws_NLS = seed_ws(generator, range(IMAGES), truncation_psi=TRUNCATION_PSI)
+    classes = model.classes
+    labels = None if classes is None else [classes[i % len(classes)] for i in range(IMAGES)]
+    ws_NLS = seed_ws(generator, range(IMAGES), labels, truncation_psi=TRUNCATION_PSI)
     with progress_bar("Derivatives", IMAGES * style_dim) as advance:
         for ws_1LS in ws_NLS.split(1):
             J_S3HW = []

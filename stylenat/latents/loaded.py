@@ -24,6 +24,7 @@ from stylenat.sampling import (
     NamedWs,
     Styles,
     check_seeds,
+    chosen_classes,
     load_model,
     model_file,
     parse_seeds,
@@ -38,6 +39,7 @@ class Settings:
     Raises ValueError for centers that cannot be found, and settings of a truncation that is none.
     """
 
+    chosen_class: str | None = None
     trunc: float | None = 1.0  # None: many psi, those of a sweep
     trunc_cutoff: int | None = None
     trunc_modes: int | None = None
@@ -81,6 +83,14 @@ class LoadedModel:
         return sha256_of(self.file)
 
     @cached_property
+    def classes(self) -> list[int] | None:
+        """The classes that --class names; None for a model without classes.
+
+        Raises ValueError as `chosen_classes` does.
+        """
+        return chosen_classes(self.generator, self.settings.chosen_class)
+
+    @cached_property
     def truncation(self) -> dict[str, Any]:
         """What `seed_ws` and `truncated` are to do."""
         modes = self.settings.trunc_modes
@@ -93,11 +103,15 @@ class LoadedModel:
     def styles(
         self, seeds: str | Sequence[int] | None = None, ws_files: Sequence[str | Path] = ()
     ) -> Styles:
-        """The styles of seeds, then those of ws files. Raises ValueError as `wanted_seeds`."""
+        """The styles of seeds, then those of ws files. Raises ValueError as `wanted_seeds`, and
+        for a class without seeds."""
         numbers = wanted_seeds(seeds, ws_files, scheme=self.settings.seed_scheme)
+        if not len(numbers) and self.settings.chosen_class is not None:
+            raise ValueError("--class is for seeds, and there are none: leave it out")
         return Styles(
             self.generator,
             numbers,
+            self.classes if len(numbers) else None,
             given=self._given(ws_files),
             scheme=self.settings.seed_scheme,
             **self.truncation,

@@ -27,9 +27,15 @@ def check_centers(count: int) -> None:
 def find_centers(generator: Generator, count: int) -> Tensor:
     """`count` centers of w, [K, S], on the CPU: k-means of 20,000 latents, the same in every call.
 
-    Raises ValueError as `check_centers` does.
+    Raises ValueError as `check_centers` does, and for a generator with classes, whose images have
+    the means of their classes to go to.
     """
     check_centers(count)
+    if generator.config.classes:
+        raise ValueError(
+            "--trunc-modes is for models without classes: leave it out, and truncation leads to "
+            "the mean of the image's class"
+        )
     cluster = extra_module("sklearn.cluster", package="scikit-learn", extra="modes")
     z = torch.randn(LATENTS, generator.z_dim, generator=torch.Generator().manual_seed(0))
     w_NS = generator.mapping(z.to(generator.const)).float().cpu()

@@ -5,12 +5,15 @@ Legend: N styles, K columns, L blocks, S style_dim, H height, W width.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from stylenat.data.images import ImageError, RefusedImage, decode, scale_and_crop
 from stylenat.latents.directions import Direction, Edit, edited
 from stylenat.latents.loaded import LoadedModel
 from stylenat.progress import progress_bar
@@ -67,3 +70,30 @@ def direction_strip(
     edit = Edit(direction, -sigmas, sigmas)
     positions = [column / (steps - 1) for column in range(steps)]
     return edit_sheet(model, ws_NLS, [edit], positions, with_originals=False)
+
+
+def read_pictures(paths: Sequence[Path], resolution: int) -> Tensor:
+    """The middle squares of image files, scaled: uint8 [N, resolution, resolution, 3].
+
+    Raises OSError for a file that cannot be read, and ValueError for one that holds no image.
+    """
+    pictures = []
+    for path in paths:
+        try:
+            image = scale_and_crop(decode(path.read_bytes()), resolution, "lanczos")
+        except RefusedImage as reason:
+            raise ImageError(str(path), str(reason)) from reason
+        pictures.append(torch.from_numpy(np.array(image)))
+    return torch.stack(pictures)
+
+
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """A name for each picture, as ws files have them: its file's, with a number if need be."""
+    names: list[str] = []
+    for path in paths:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("-._")[:60] or "picture"
+        name, number = plain, 2
+        while name in names:
+            name, number = f"{plain}-{number}", number + 1
+        names.append(name)
+    return names

@@ -14,7 +14,6 @@ from torch import Tensor
 from stylenat.latents.loaded import LoadedModel
 from stylenat.progress import progress_bar
 from stylenat.sampling import Styles, check_sheet, contact_sheet
-from stylenat.sampling.styles import truncated
 from stylenat.text import shown
 
 
@@ -45,12 +44,13 @@ def sweep_sheet(model: LoadedModel, styles: Styles, psis: list[float]) -> Tensor
     Raises ValueError if the sheet would have more than 10,000 images.
     """
     check_sheet(len(psis), len(styles))
-    truncation = {k: v for k, v in model.truncation.items() if k != "truncation_psi"}
     sheet = []
     with progress_bar("Images", len(styles) * len(psis)) as advance:
-        for _, ws_1LS in styles.batches(range(len(styles)), batch=1):
+        for index in range(len(styles)):
             columns = [
-                truncated(model.generator, ws_1LS, truncation_psi=psi, **truncation) for psi in psis
+                ws_1LS
+                for psi in psis
+                for _, ws_1LS in styles.batches([index], batch=1, truncation_psi=psi)
             ]
             for images_BHW3 in model.images(torch.cat(columns)):
                 sheet.append(images_BHW3)

@@ -6,7 +6,7 @@
 from stylenat.metrics.collect import Stopped
 from stylenat.metrics.evaluate import Evaluator
 from stylenat.metrics.scores import Scores
-from stylenat.metrics.scoring import Protocol, protocol_of, score
+from stylenat.metrics.scoring import Protocol, protocol_of, score, score_classes
 from stylenat.metrics.weights import find_weights
 
 __all__ = [
@@ -17,4 +17,5 @@ __all__ = [
     "find_weights",
     "protocol_of",
     "score",
+    "score_classes",
 ]

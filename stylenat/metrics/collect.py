@@ -112,11 +112,21 @@ def _bar(description: str | None, total: int) -> AbstractContextManager[Callable
 
 
 def generated(
-    network: Network, first_seed: int, num: int, *, batch: int, **settings: Any
+    network: Network,
+    first_seed: int,
+    num: int,
+    labels: Sequence[int] | None = None,
+    *,
+    batch: int,
+    **settings: Any,
 ) -> Generator[Tensor, None, None]:
-    """This rank's share of `num` generated images, uint8 [B, H, W, 3]: seeds from `first_seed`."""
+    """This rank's share of `num` generated images, uint8 [B, H, W, 3]: seeds from `first_seed`.
+
+    `labels` are the classes of all of them, if the network has classes.
+    """
     seeds = [first_seed + position for position in own_share(range(num))]
-    yield from generate(network, seeds, batch=batch, **settings)
+    own_labels = None if labels is None else own_share(labels)
+    yield from generate(network, seeds, own_labels, batch=batch, **settings)
 
 
 def read(

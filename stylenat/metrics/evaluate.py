@@ -12,7 +12,8 @@ from torch import Tensor
 
 from stylenat import __version__
 from stylenat.choices import MODES
-from stylenat.data import ImageSource
+from stylenat.data import ImageSource, class_labels
+from stylenat.data.source import random_state
 from stylenat.distributed import from_main
 from stylenat.files import sha256_of, user_path
 from stylenat.metrics import swd
@@ -48,7 +49,11 @@ class Evaluator:
     images of the data set, drawn with a fixed seed, or with all if it has fewer. None is mirrored.
     `mode`, `weights` and `trust_weights` choose the feature network (see `find_weights`).
     `reference` is an .npz file in place of `data`, only for fid. `seed` chooses other generated
-    images: seed s takes the seeds from `s * num` on.
+    images: seed s takes the seeds from `s * num` on. `network` is a feature network that has been
+    loaded before.
+
+    A generator with classes makes images of classes drawn from those of the data, or of all classes
+    equally often if the data have none, or of one class.
 
     All ranks of a process group must build and call it together; every rank gets the same scores.
     Raises ValueError, before anything is generated, for an unknown metric, a network that can
@@ -71,6 +76,7 @@ class Evaluator:
         batch: int = 32,
         workers: int = 2,
         progress: bool = True,
+        network: FeatureNetwork | None = None,
     ) -> None:
         self.num, self.mode, self.seed, self.batch = num, mode, seed, batch
         self.device, self.workers, self.progress = torch.device(device), workers, progress
@@ -78,8 +84,8 @@ class Evaluator:
         self.rows = rows_of(metrics)
         self.needs = {row.needs for row in self.rows}
         self._check_reference(data, reference)
-        self.network: FeatureNetwork | None = None
-        if self.needs & NETWORK_NEEDS:
+        self.data, self.network = data, network
+        if self.network is None and self.needs & NETWORK_NEEDS:
             found = find_weights(mode, weights, trust=trust_weights)
             self.network = FeatureNetwork(mode, found, self.device)
         if data is None:
@@ -100,25 +106,44 @@ class Evaluator:
         truncation_psi: float = 1.0,
         dtype: torch.dtype = torch.float32,
         batch: int | None = None,
+        of_class: int | None = None,
         stopped: Callable[[], bool] = lambda: False,
     ) -> Scores:
-        """Scores of `num` generated images. No image is written to the disk.
+        """Scores of `num` generated images, of one class if it is given. No image is written.
 
         Raises Stopped, on all ranks, soon after `stopped` has become true on one of them.
         """
         first_seed = self.seed * self.num
         settings = {"truncation_psi": truncation_psi, "dtype": dtype}
-        batches = generated(generator, first_seed, self.num, batch=batch or self.batch, **settings)
+        labels, which = self._labels(generator.config.classes, of_class)
+        batches = generated(
+            generator, first_seed, self.num, labels, batch=batch or self.batch, **settings
+        )
         subject = {
             "num": self.num,
             "seeds": f"{first_seed}-{first_seed + self.num - 1}",
             "seed_scheme": "torch",
             "truncation_psi": truncation_psi,
             "dtype": name_of(dtype),
+            **({} if which is None else {"classes": which}),
         }
         return self._score(
             batches, self.num, generator.resolution, subject, "Generated images", stopped
         )
+
+    def _labels(
+        self, classes: int, of_class: int | None
+    ) -> tuple[list[int] | None, str | int | None]:
+        """The class of each generated image, and how they were chosen, for the protocol."""
+        if not classes:
+            return None, None
+        if of_class is not None:
+            return [of_class] * self.num, of_class
+        if self.data is None or self.data.label(0) is None:
+            return [position % classes for position in range(self.num)], "all equally often"
+        labels_N = class_labels(self.data, classes)
+        drawn = random_state(self.seed).randint(len(labels_N), size=self.num)
+        return labels_N[drawn].tolist(), "as in the data"
 
     def score_images(self, images: ImageSource) -> Scores:
         """Scores of a data set's images in place of generated ones: `num`, or all."""

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from stylenat.choices import Filter
 from stylenat.config import load_run_config
-from stylenat.data import ImageSource, open_images
+from stylenat.data import ImageSource, class_labels, open_images
 from stylenat.data.opening import FACES
+from stylenat.data.source import SubsetSource
 from stylenat.files import user_path
 from stylenat.layout import RunPaths
 from stylenat.metrics.evaluate import Evaluator, check_settings
 from stylenat.metrics.scores import Scores
+from stylenat.models import Generator
 from stylenat.sampling import compile_synthesis, is_model, load_model
 
 
@@ -86,6 +90,99 @@ def score(
     Raises what `Evaluator`, `load_model` and `open_images` raise, and ValueError if images are to
     be compiled. `tell` gets what a user should know of the images. All ranks must call this.
     """
+    generator, images, reference = _open(
+        model, protocol, device, seed=seed, snapshot=snapshot, compiled=compiled, tell=tell
+    )
+    evaluator = _evaluator(
+        protocol,
+        reference,
+        trust_weights=trust_weights,
+        reference=protocol.reference,
+        device=device,
+        seed=seed,
+        batch=batch,
+        workers=workers,
+    )
+    if generator is not None:
+        return evaluator(generator, truncation_psi=truncation_psi, dtype=dtype)
+    assert images is not None
+    return evaluator.score_images(images)
+
+
+def score_classes(
+    model: str,
+    protocol: Protocol,
+    *,
+    device: torch.device,
+    snapshot: str = "best",
+    trust_weights: bool = False,
+    truncation_psi: float = 1.0,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    compiled: bool = False,
+    tell: Callable[[str], None] = lambda remark: None,
+    **reading: int,
+) -> dict[str, Scores]:
+    """Scores of each class of a model, by its name or number: `num` images of that class against
+    the data's images of it.
+
+    `reading`: batch and workers. Raises as `score` does, and ValueError for a model without
+    classes, data without labels, and a class with too few images.
+    """
+    generator, _, data = _open(
+        model, protocol, device, seed=seed, snapshot=snapshot, compiled=compiled, tell=tell
+    )
+    if generator is None or not generator.config.classes:
+        raise ValueError(f"--per-class is for models with classes, and {model} has none")
+    if data is None or protocol.reference is not None:
+        raise ValueError("--per-class needs a data set with labels, and no file of statistics")
+    settings = generator.config
+    labels_N = class_labels(data, settings.classes)
+    names = settings.class_names or tuple(map(str, range(settings.classes)))
+    scores, network = {}, None
+    for label, name in enumerate(names):
+        try:
+            evaluator = _evaluator(
+                protocol,
+                SubsetSource(data, np.flatnonzero(labels_N == label)),
+                trust_weights=trust_weights,
+                device=device,
+                seed=seed,
+                network=network,
+                **reading,
+            )
+        except ValueError as error:
+            raise ValueError(f"class {name}: {error}") from error
+        network = evaluator.network
+        scores[name] = evaluator(
+            generator, truncation_psi=truncation_psi, dtype=dtype, of_class=label
+        )
+    return scores
+
+
+def _evaluator(protocol: Protocol, data: ImageSource | None, **settings: Any) -> Evaluator:
+    """An evaluator by this protocol."""
+    return Evaluator(
+        protocol.metrics,
+        data,
+        num=protocol.num,
+        mode=protocol.mode,
+        weights=protocol.weights,
+        **settings,
+    )
+
+
+def _open(
+    model: str,
+    protocol: Protocol,
+    device: torch.device,
+    *,
+    seed: int,
+    snapshot: str,
+    compiled: bool,
+    tell: Callable[[str], None],
+) -> tuple[Generator | None, ImageSource | None, ImageSource | None]:
+    """The generator or the images to be scored, and the data, which a file may stand in for."""
     check_settings(protocol.metrics, num=protocol.num, mode=protocol.mode, seed=seed)
     for path in (protocol.data, protocol.weights, protocol.reference):
         if path is not None and not str(path).startswith(FACES):
@@ -101,23 +198,7 @@ def score(
     for source in (images, reference):
         for remark in source.remarks if source is not None else ():
             tell(remark)
-    evaluator = Evaluator(
-        protocol.metrics,
-        reference,
-        num=protocol.num,
-        mode=protocol.mode,
-        weights=protocol.weights,
-        trust_weights=trust_weights,
-        reference=protocol.reference,
-        device=device,
-        seed=seed,
-        batch=batch,
-        workers=workers,
-    )
-    if generator is not None:
-        return evaluator(generator, truncation_psi=truncation_psi, dtype=dtype)
-    assert images is not None
-    return evaluator.score_images(images)
+    return generator, images, reference
 
 
 def _open_data(

@@ -1,6 +1,7 @@
 """The StyleNAT generator (arXiv 2211.05770): mapping network and synthesis network.
 
-Legend: B batch, H height, W width, C channels, S style_dim, R the level's side, L blocks.
+Legend: B batch, H height, W width, C channels, S style_dim, R the level's side, L blocks,
+N classes.
 
 Tokens stay [B, H, W, C] from the constant input to the RGB outputs.
 """
@@ -8,7 +9,6 @@ Tokens stay [B, H, W, C] from the constant input to the RGB outputs.
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +17,28 @@ from torch.utils.checkpoint import checkpoint
 from ops.checks import check_number, check_whole
 from ops.resample import upsample2d
 from stylenat.models import pixels
+from stylenat.models.classes import check_labels
 from stylenat.models.inputs import check_input
 from stylenat.models.layers import (
     MLP,
     AdaptiveInstanceNorm,
-    EqualizedLinear,
     ToRGB,
     Upsample,
-    pixel_norm,
-    without_autocast,
 )
 from stylenat.models.levels import GeneratorConfig, LevelConfig
+from stylenat.models.mapping import MappingNetwork
 
 W_AVG_LATENTS = 10_000
+FEWEST_W_AVG_LATENTS = 1_000  # for each class, however many classes share the 10,000
 
 
 class Generator(nn.Module):
     """Latents z [B, z_dim], standard normal -> images [B, 3, R, R] in `config.pixel_space`.
 
-    `w_avg` [S] is the mean of w, which truncation needs. `w_avg_samples` says from how many w it
-    was taken; if that is 0, it is unknown.
+    With `config.classes`, each image also needs a label, the number of its class.
+
+    `w_avg` [S] is the mean of w, which truncation needs; with classes it is [N, S], the mean of
+    each class. `w_avg_samples` says from how many w it was taken; if that is 0, it is unknown.
     """
 
     w_avg: Tensor
@@ -54,7 +56,8 @@ class Generator(nn.Module):
             Level(config, level, out_channels)
             for level, out_channels in zip(config.levels, [*above, None], strict=True)
         )
-        self.register_buffer("w_avg", torch.zeros(config.style_dim))
+        of_classes = (config.classes,) if config.classes else ()
+        self.register_buffer("w_avg", torch.zeros(*of_classes, config.style_dim))
         self.register_buffer("w_avg_samples", torch.zeros((), dtype=torch.int64))
         self.register_load_state_dict_post_hook(_ask_for_w_avg_again)
 
@@ -71,21 +74,28 @@ class Generator(nn.Module):
         return self.config.resolution
 
     def forward(
-        self, z: Tensor, *, truncation_psi: float = 1.0, truncation_cutoff: int | None = None
+        self,
+        z: Tensor,
+        labels_B: Tensor | None = None,
+        *,
+        truncation_psi: float = 1.0,
+        truncation_cutoff: int | None = None,
     ) -> Tensor:
-        """Images [B, 3, R, R] of latents [B, z_dim], one w for all blocks, truncated by `truncate`.
+        """Images [B, 3, R, R] of latents [B, z_dim] (and labels, int64 [B]), one w for all blocks.
 
-        Raises ValueError for another shape of z, and as `truncate` and `mapping` do.
+        ws are truncated by `truncate`, towards the mean of the image's class if there are classes.
+        Raises ValueError for another shape of z, and as `mapping` and `truncate` do.
         """
-        ws_BLS = self.mapping(z)[:, None].expand(-1, self.num_ws, -1)
+        ws_BLS = self.mapping(z, labels_B)[:, None].expand(-1, self.num_ws, -1)
         ws_BLS = self.truncate(
-            ws_BLS, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff
+            ws_BLS, labels_B, truncation_psi=truncation_psi, truncation_cutoff=truncation_cutoff
         )
         return self.synthesis(ws_BLS)
 
     def truncate(
         self,
         ws_BLS: Tensor,
+        labels_B: Tensor | None = None,
         *,
         truncation_psi: float,
         truncation_cutoff: int | None = None,
@@ -94,9 +104,10 @@ class Generator(nn.Module):
         """ws [B, num_ws, S] of which the first `truncation_cutoff` (all if None) are truncated.
 
         They become `center + psi * (w - center)` (StyleGAN, arXiv 1812.04948, appendix B). `center`
-        broadcasts with [B, cutoff, S]; if it is None, it is w_avg. If w_avg is unknown, every such
-        call estimates it; `store_w_avg` does that once. Raises ValueError for a psi that is no
-        finite number, and a cutoff outside 0..num_ws.
+        broadcasts with [B, cutoff, S]. If it is None, it is w_avg: that of the labels' classes; of
+        a generator with classes and without labels, the mean over all classes. If w_avg is unknown,
+        every such call estimates it; `store_w_avg` does that once. Raises ValueError for a psi that
+        is no finite number, and a cutoff outside 0..num_ws.
         """
         check_number("truncation_psi", truncation_psi)
         if truncation_cutoff is not None:
@@ -110,20 +121,29 @@ class Generator(nn.Module):
             )
         if truncation_psi == 1 or cutoff == 0:
             return ws_BLS
-        center = self._known_or_estimated_w_avg() if center is None else center
+        center = self._mean_w(labels_B) if center is None else center
         center = center.to(ws_BLS.dtype)
         truncated_BLS = center + truncation_psi * (ws_BLS[:, :cutoff] - center)
         return torch.cat([truncated_BLS, ws_BLS[:, cutoff:]], dim=1)
 
-    def mapping(self, z: Tensor) -> Tensor:
-        """w [B, S] of latents [B, z_dim].
+    def _mean_w(self, labels_B: Tensor | None) -> Tensor:
+        """w_avg [S]; with labels that of each image's class, [B, 1, S]."""
+        w_avg = self._known_or_estimated_w_avg()
+        if labels_B is not None:
+            return w_avg[labels_B][:, None]
+        return w_avg.mean(dim=0) if self.config.classes else w_avg
 
-        Raises ValueError for another shape, and a dtype or device that is not the generator's.
+    def mapping(self, z: Tensor, labels_B: Tensor | None = None) -> Tensor:
+        """w [B, S] of latents [B, z_dim], and of labels [B] if the generator has classes.
+
+        Raises ValueError for another shape, a dtype or device that is not the generator's, labels
+        that are missing or out of range, and labels for a generator without classes.
         """
         check_input("z", z, next(self.mapping_network.parameters()), "generator")
         if z.ndim != 2 or z.shape[1] != self.z_dim:
             raise ValueError(f"z must be [B, z_dim] = [B, {self.z_dim}]: {tuple(z.shape)}")
-        return self.mapping_network(z)
+        check_labels(labels_B, z, classes=self.config.classes, network="generator")
+        return self.mapping_network(z, labels_B)
 
     def synthesis(self, ws_BLS: Tensor) -> Tensor:
         """Images [B, 3, R, R] of one w per block: ws [B, num_ws, S], level by level from 4x4.
@@ -149,21 +169,33 @@ class Generator(nn.Module):
 
     @torch.no_grad()
     def estimate_w_avg(self) -> Tensor:
-        """The mean w [S] of 10,000 latents, the same ones in every call and on every device."""
+        """The mean w [S] of 10,000 latents, the same ones in every call and on every device.
+
+        With classes, the mean of each one, [N, S], of as many latents as `_w_avg_latents` says.
+        """
         z = torch.randn(
-            W_AVG_LATENTS,
+            self._w_avg_latents,
             self.z_dim,
             generator=torch.Generator().manual_seed(0),
             dtype=torch.float32,
             device="cpu",
-        )
-        return self.mapping(z.to(self.const)).mean(dim=0)
+        ).to(self.const)
+        if not self.config.classes:
+            return self.mapping(z).mean(dim=0)
+        label = torch.zeros(len(z), dtype=torch.int64, device=z.device)
+        of_classes = range(self.config.classes)
+        return torch.stack([self.mapping(z, label + index).mean(dim=0) for index in of_classes])
+
+    @property
+    def _w_avg_latents(self) -> int:
+        """10,000, shared by the classes if there are some, but at least 1,000 for each of them."""
+        return max(FEWEST_W_AVG_LATENTS, W_AVG_LATENTS // max(1, self.config.classes))
 
     @torch.no_grad()
     def store_w_avg(self) -> None:
         """Set w_avg to the estimate, so that truncation need not repeat it."""
         self.w_avg.copy_(self.estimate_w_avg())
-        self.w_avg_samples.fill_(W_AVG_LATENTS)
+        self.w_avg_samples.fill_(self._w_avg_latents)
         self._knows_w_avg = not self.w_avg.is_meta
 
     def _known_or_estimated_w_avg(self) -> Tensor:
@@ -180,39 +212,12 @@ class Generator(nn.Module):
         return pixels.from_uint8(pixels_BHW3, self.config.pixel_space)
 
     def extra_repr(self) -> str:
-        return f"resolution={self.resolution}, num_ws={self.num_ws}"
+        classes = f", classes={self.config.classes}" if self.config.classes else ""
+        return f"resolution={self.resolution}, num_ws={self.num_ws}{classes}"
 
 
 def _ask_for_w_avg_again(generator: Generator, incompatible_keys: object) -> None:
     generator._knows_w_avg = False
-
-
-class MappingNetwork(nn.Module):
-    """Pixel norm, then equalised linear layers with leaky ReLU: z [B, z_dim] -> w [B, S].
-
-    It works in the precision of its parameters, under autocast too, since it is small and every
-    block depends on it.
-    """
-
-    def __init__(self, config: GeneratorConfig) -> None:
-        super().__init__()
-        widths = [config.z_dim] + [config.style_dim] * config.mapping_layers
-        self.layers = nn.ModuleList(
-            EqualizedLinear(
-                in_features,
-                out_features,
-                lr_multiplier=config.mapping_lr_multiplier,
-                activation=True,
-            )
-            for in_features, out_features in pairwise(widths)
-        )
-
-    def forward(self, z: Tensor) -> Tensor:
-        with without_autocast(z.device):
-            w = pixel_norm(z)
-            for layer in self.layers:
-                w = layer(w)
-        return w
 
 
 class Level(nn.Module):

@@ -15,6 +15,7 @@ from ops.neighborhood import HeadGroup
 from ops.neighborhood.backends import check_backend_name
 from ops.neighborhood.problem import check_heads_add_up
 from stylenat.models.attention import GlobalAttention, HydraAttention, WindowAttention, check_even
+from stylenat.models.classes import keep_class_names, keep_classes
 from stylenat.models.inputs import keep_levels
 from stylenat.models.pixels import IMAGENET, PixelSpace
 
@@ -211,6 +212,7 @@ class GeneratorConfig:
     logits, `head_dim ** -0.5` where None. `pixel_space` is what the images' values mean.
     `attention_backend` is a row of `ops.neighborhood.BACKENDS`, or `auto`. With
     `activation_checkpointing`, training keeps each block's input only, and runs the block twice.
+    With `classes` above 0 every image has one of that many classes, which may have `class_names`.
     Raises ValueError, naming the rule, for values that make no network.
     """
 
@@ -225,6 +227,8 @@ class GeneratorConfig:
     pixel_space: PixelSpace = IMAGENET
     attention_backend: str = "auto"
     activation_checkpointing: bool = False
+    classes: int = 0
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         keep_whole(self, "z_dim", "style_dim", "mapping_layers")
@@ -239,6 +243,8 @@ class GeneratorConfig:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} must be positive: {value}")
         check_backend_name(self.attention_backend)
+        keep_classes(self)
+        keep_class_names(self)
         self._keep_levels()
 
     def _keep_levels(self) -> None:

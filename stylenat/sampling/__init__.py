@@ -9,7 +9,13 @@ from stylenat.sampling.compiled import compile_synthesis
 from stylenat.sampling.files import check_sheet, default_sheet, write_images, write_samples
 from stylenat.sampling.images import contact_sheet, generate, render, save_png, save_sheet
 from stylenat.sampling.models import is_model, load_generator, load_model, model_file
-from stylenat.sampling.seeds import SEED_LIMIT, check_seeds, latents, parse_seeds
+from stylenat.sampling.seeds import (
+    SEED_LIMIT,
+    check_seeds,
+    chosen_classes,
+    latents,
+    parse_seeds,
+)
 from stylenat.sampling.styles import NamedWs, Styles, seed_ws
 
 __all__ = [
@@ -20,6 +26,7 @@ __all__ = [
     "blend",
     "check_seeds",
     "check_sheet",
+    "chosen_classes",
     "compile_synthesis",
     "contact_sheet",
     "default_sheet",

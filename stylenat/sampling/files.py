@@ -29,8 +29,13 @@ MOST_CELLS = 10_000
 DEFAULT_SIDE = 10  # cells of a sheet whose size nobody chose
 
 
-def default_sheet(count: int) -> tuple[int, int]:
-    """Columns and rows of a nearly square sheet of `count` images, or of the first hundred."""
+def default_sheet(count: int, classes: int = 0) -> tuple[int, int]:
+    """Columns and rows of a nearly square sheet of `count` images, or of the first hundred.
+
+    With several classes, a row for each of the first hundred, of `count` images or the first ten.
+    """
+    if classes > 1:
+        return min(count, DEFAULT_SIDE), min(classes, DEFAULT_SIDE**2)
     count = min(count, DEFAULT_SIDE**2)
     columns = math.ceil(math.sqrt(count))
     return columns, math.ceil(count / columns)
@@ -52,6 +57,7 @@ def write_samples(
     outdir: str | Path,
     *,
     sheet: tuple[int, int] | None,
+    classes: Sequence[int] | None = None,
     batch: int = 8,
     truncation_psi: float = 1.0,
     dtype: torch.dtype = torch.float32,
@@ -59,9 +65,10 @@ def write_samples(
 ) -> None:
     """Write `seed0000.png` ... to `outdir`, and `grid.png` of the first seeds.
 
-    As `write_images`, for seeds. Raises ValueError as that and `Styles` do.
+    As `write_images`, for seeds, in each of `classes` if the generator has classes. Raises
+    ValueError as that and `Styles` do.
     """
-    styles = Styles(generator, seeds, scheme=scheme, truncation_psi=truncation_psi)
+    styles = Styles(generator, seeds, classes, scheme=scheme, truncation_psi=truncation_psi)
     write_images(styles, outdir, sheet=sheet, batch=batch, dtype=dtype)
 
 
@@ -75,7 +82,8 @@ def write_images(
 ) -> None:
     """Write `NAME.png` of each style to `outdir`, and `grid.png` of the first ones.
 
-    `sheet`: columns and rows of `grid.png`, or None for no sheet. Every rank takes the styles at
+    `sheet`: columns and rows of `grid.png`, or None for no sheet. If there are several classes,
+    each has a row of it. Every rank takes the styles at
     its own positions, and rank 0 writes the sheet. Every file is whole or not there. Raises
     ValueError for no styles, and OSError if the folder cannot be written.
     """
@@ -87,8 +95,8 @@ def write_images(
     outdir = user_path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     generator = styles.generator
-    own = own_share(range(len(styles)))
-    cells = 0 if sheet is None else min(math.prod(sheet), len(styles))
+    places, cells = _in_order(styles, sheet)
+    own = own_share(places)
     own_cells = len(own_share(range(cells)))
     side = generator.resolution
     kept = [torch.empty(0, side, side, 3, dtype=torch.uint8)]
@@ -105,5 +113,23 @@ def write_images(
         own_NHW3 = torch.cat(kept).to(generator.const.device)
         shares = all_gather(own_NHW3)
         if is_main():
-            sheet_HW3 = contact_sheet(interleaved(shares).cpu(), *sheet)
+            columns, rows = sheet
+            columns = min(columns, len(styles.seeds)) if _has_class_rows(styles) else columns
+            sheet_HW3 = contact_sheet(interleaved(shares).cpu(), columns, rows)
             save_sheet(sheet_HW3, outdir / "grid.png")
+
+
+def _has_class_rows(styles: Styles) -> bool:
+    return styles.classes is not None and len(styles.classes) > 1
+
+
+def _in_order(styles: Styles, sheet: tuple[int, int] | None) -> tuple[Sequence[int], int]:
+    """The places of all styles, and how many of them the sheet shows: these come first."""
+    columns, rows = (0, 0) if sheet is None else sheet
+    every = range(len(styles))
+    if not _has_class_rows(styles):
+        return every, min(columns * rows, len(every))
+    seeds = len(styles.seeds)
+    shown = [place for place in range(styles.drawn) if place % seeds < columns]
+    shown = shown[: rows * min(columns, seeds)]
+    return [*shown, *sorted(set(every) - set(shown))], len(shown)

@@ -23,6 +23,7 @@ from stylenat.sampling.styles import seed_ws
 def generate(
     generator: Generator,
     seeds: Sequence[int],
+    labels: Sequence[int] | None = None,
     *,
     batch: int = 8,
     truncation_psi: float = 1.0,
@@ -32,6 +33,7 @@ def generate(
 ) -> Iterator[Tensor]:
     """uint8 pixels [b, H, W, 3] on the CPU, `batch` images at a time, in the order of the seeds.
 
+    A generator with classes also needs `labels`, the number of the class for each seed.
     A seed gives the same image whatever the batch, up to the rounding of matrix products, which
     depends on their size: about 4 values in 100,000 differ by 1. The generator runs on its own
     device, and under autocast if `dtype` is bfloat16 or float16. Raises ValueError for a batch
@@ -43,6 +45,7 @@ def generate(
         ws_BLS = seed_ws(
             generator,
             seeds[start : start + batch],
+            None if labels is None else labels[start : start + batch],
             truncation_psi=truncation_psi,
             truncation_cutoff=truncation_cutoff,
             scheme=scheme,

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ops.checks import check_whole, kind
 from stylenat.choices import SEED_SCHEMES
+from stylenat.models import Generator
+from stylenat.models.classes import class_index, classes_in_words
 from stylenat.text import shown
 
 MOST_SEEDS = 10_000_000
@@ -72,6 +74,25 @@ def latents(seeds: Sequence[int], z_dim: int, *, scheme: str = "torch") -> Tenso
         else:
             row.copy_(torch.from_numpy(np.random.RandomState(seed).randn(1, z_dim))[0])
     return z
+
+
+def chosen_classes(generator: Generator, text: str | None) -> list[int] | None:
+    """The classes that `--class` names: one by name or number, or `all`; None without classes.
+
+    Raises ValueError for a class that the generator does not have, for a class of a generator
+    without classes, and for no class of one with classes.
+    """
+    config = generator.config
+    if not config.classes:
+        if text is not None:
+            raise ValueError(f"this model has no classes: leave out --class {shown(text)}")
+        return None
+    if text is None:
+        have = classes_in_words(config.classes, config.class_names)
+        raise ValueError(f"{have}; give --class NAME, --class NUMBER or --class all")
+    if text == "all":
+        return list(range(config.classes))
+    return [class_index(text, classes=config.classes, names=config.class_names)]
 
 
 def check_seeds(seeds: Sequence[int], scheme: str = "torch") -> None:

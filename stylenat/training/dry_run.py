@@ -16,9 +16,11 @@ from stylenat.config import RunConfig, TrainConfig, to_dict
 from stylenat.distributed import run_on_main
 from stylenat.models import Discriminator, Generator
 from stylenat.precision import DTYPES, autocast
+from stylenat.training.classes import with_class_names
+from stylenat.training.inputs import StepInputs
 from stylenat.training.start import described, open_training_images, plan_of
 from stylenat.training.state import TrainingState, state_of, trained
-from stylenat.training.steps import StepInputs, d_losses, g_loss, penalty_losses, trainable
+from stylenat.training.steps import d_losses, g_loss, penalty_losses, trainable
 from stylenat.training.transfer import plan_transfer
 
 
@@ -29,6 +31,7 @@ def describe_run(config: RunConfig) -> str:
     """
     plan = plan_of(config)
     images = open_training_images(config)
+    config = with_class_names(config, images.all)
     train = config.train
     transfer = run_on_main(lambda: transfer_lines(config))
     with FakeTensorMode():
@@ -92,12 +95,16 @@ def activation_bytes(state: TrainingState, config: TrainConfig, batch: int) -> i
     It is counted on tensors without memory: call this within a FakeTensorMode.
     """
     side = state.G.resolution
+    labels = torch.zeros(batch, dtype=torch.int64) if state.G.config.classes else None
     part = StepInputs(
         real=torch.empty(batch, 3, side, side),
         z_d=torch.empty(batch, state.G.z_dim),
         z_g=torch.empty(batch, state.G.z_dim),
         real_draws=torch.empty(batch, AUGMENT_DRAWS),
         fake_draws=torch.empty(batch, AUGMENT_DRAWS),
+        real_labels=labels,
+        labels_d=labels,
+        labels_g=labels,
     )
 
     def d_pass() -> object:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from stylenat.config import RunConfig
-from stylenat.data import Interrupted
+from stylenat.data import Batch, Interrupted
 from stylenat.data.plan import BatchPlan
 from stylenat.distributed import (
     START_TIMEOUT_SECONDS,
@@ -27,7 +27,9 @@ from stylenat.files import check_can_fill
 from stylenat.metrics import Evaluator, Stopped
 from stylenat.models.pixels import from_uint8
 from stylenat.training.augmenting import ada_statistics, adapt
+from stylenat.training.classes import set_class_weight, with_class_names
 from stylenat.training.holdout import HeldOut
+from stylenat.training.inputs import labels_of, step_inputs
 from stylenat.training.outputs import Outputs
 from stylenat.training.report import (
     Averages,
@@ -55,7 +57,7 @@ from stylenat.training.start import (
     warn_of_other_data,
 )
 from stylenat.training.state import set_learning_rates, update_average
-from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step, step_inputs
+from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step
 from stylenat.training.stopping import StopRequest, stop_signals
 from stylenat.training.watch import Watch
 
@@ -75,6 +77,7 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
     step_seconds = step_timeout_seconds()
     run_on_main(lambda: check_can_fill(run_dir))
     images = open_training_images(config)
+    config = with_class_names(config, images.all)
     folder = RunFolder(run_dir)
     with ExitStack() as stack:
         stack.enter_context(folder.lock)
@@ -99,9 +102,9 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         stack.callback(run.services.close)
         announce(config, plan, images, start.state, folder)
         if not start.state.nimg:
-            run_on_main(lambda: run.outputs.write_first_look(images.trained))
+            run_on_main(lambda: run.outputs.write_first_look(images.trained, images.labels_N))
         stop = stack.enter_context(stop_signals())
-        batches = open_batches(config, plan, images.trained, start.state, stop.ends_waiting)
+        batches = open_batches(config, plan, images, start.state, stop.ends_waiting)
         stack.enter_context(closing(batches))
         try:
             return run.loop(batches, stop, step_seconds=step_seconds)
@@ -137,12 +140,16 @@ class Run:
         self.watch = Watch(config, folder, images.trained)
         self.services = Services(config, folder)
         self.outputs = Outputs(config, folder, start.state, self.services, data)
-        held_out = images.held_out
-        self.held_out = None if held_out is None else HeldOut(held_out, plan)
+        self.held_out = None
+        if images.held_out is not None:
+            classes = config.model.classes
+            self.held_out = HeldOut(images.trained, images.held_out, plan, classes)
+        labels_N = images.labels_N
+        self.labels_N = None if labels_N is None else torch.from_numpy(labels_N)
         self.device = next(start.state.G.parameters()).device
 
     def loop(
-        self, batches: Iterator[torch.Tensor], stop: StopRequest, *, step_seconds: float
+        self, batches: Iterator[Batch], stop: StopRequest, *, step_seconds: float
     ) -> signal.Signals | None:
         """Take steps until the last image, or until a signal, which is returned."""
         config, state = self.config.train, self.state
@@ -150,9 +157,9 @@ class Run:
         self.clock.restart(state.nimg)
         while state.nimg < config.total_nimg:
             # Take one step.
-            pixels_BHW3 = self.next_batch(batches)
+            batch = self.next_batch(batches)
             with unhurried():
-                self.step(pixels_BHW3)
+                self.step(batch)
             set_timeout(step_seconds)
 
             # See what is due, and whether to stop.
@@ -175,7 +182,7 @@ class Run:
         log.info("done: %g kimg, in %s", state.nimg / 1000, self.folder.path)
         return None
 
-    def next_batch(self, batches: Iterator[torch.Tensor]) -> torch.Tensor:
+    def next_batch(self, batches: Iterator[Batch]) -> Batch:
         """The next step's images. If they cannot be had, what has been trained so far is saved."""
         try:
             return next(batches)
@@ -185,15 +192,16 @@ class Run:
                 self.outputs.save_before_an_error(self.clock.seconds)
             raise
 
-    def step(self, pixels_BHW3: torch.Tensor) -> None:
+    def step(self, batch: Batch) -> None:
         """One step of D, one of its penalty if that is due, and one of G."""
         config, state = self.config.train, self.state
-        pixels_BHW3 = pixels_BHW3.to(self.device, non_blocking=True)
+        pixels_BHW3 = batch.pixels_BHW3.to(self.device, non_blocking=True)
         real = from_uint8(pixels_BHW3, self.config.model.generator.pixel_space)
-        inputs = step_inputs(
-            real, self.plan, seed=config.seed, step=state.step, z_dim=state.G.z_dim
-        )
+        labels = labels_of(batch, self.labels_N)
+        where = {"seed": config.seed, "step": state.step, "z_dim": state.G.z_dim}
+        inputs = step_inputs(real, self.plan, labels, **where)
         set_learning_rates(state, config)
+        set_class_weight(state, config)
 
         losses = d_step(state, inputs, config)
         if has_penalty(config) and config.r1_every > 1 and state.step % config.r1_every == 0:
@@ -229,8 +237,7 @@ class Run:
         """Write one line to stats.jsonl, the log, the bar and the services."""
         state = self.state
         if self.held_out is not None:
-            heldout_logits = self.held_out.logits(state, self.config.train)
-            self.averages.add({"heldout_logits": heldout_logits})
+            self.averages.add(self.held_out.logits(state, self.config.train))
         means = self.averages.take()
         speed = self.clock.lap(state.nimg)
         entry = {

@@ -23,6 +23,7 @@ from stylenat.models import Generator
 from stylenat.sampling import contact_sheet, generate, save_sheet
 from stylenat.training.augmenting import settle_signs
 from stylenat.training.checkpoint import checkpoints, save_checkpoint
+from stylenat.training.classes import grid_cells, grid_rows
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.services import Services
 from stylenat.training.state import TrainingState
@@ -31,7 +32,8 @@ MOST_FAILED_SAVES = 3  # in a row
 
 PANELS = (
     ("losses", ("loss_d", "loss_g", "loss_consistency")),
-    ("logits", ("real_logits", "heldout_logits", "fake_logits")),
+    ("logits", ("real_logits", "fake_logits")),
+    ("logits at one moment", ("trained_logits", "held_logits", "generated_logits")),
     ("gradient penalties, gradient norm", ("r1", "r2", "grad_norm_d")),
     ("learning rates", ("lr_g", "lr_d")),
     ("ADA: probability, mean sign of D", ("ada_p", "ada_r")),
@@ -56,9 +58,13 @@ class Outputs:
         self.data = data
         self.failed_saves = 0
 
-    def write_first_look(self, source: ImageSource) -> None:
+    def write_first_look(self, source: ImageSource, labels_N: np.ndarray | None) -> None:
         """Pictures of the data, and of what the generator makes before its first step."""
-        save_real_grid(source, self.config.train, self.folder.reals)
+        path, classes = self.folder.reals, self.config.model.classes
+        if labels_N is None:
+            save_real_grid(source, self.config.train, path)
+        else:
+            save_grid_of_classes(source, labels_N, classes, self.config.train, path)
         save_grid(self.state.G_ema, self.config.train, self.folder.sample(0))
 
     def save(self, seconds: float, *, must_succeed: bool) -> None:
@@ -146,11 +152,20 @@ def tolerating(what: str) -> Iterator[None]:
 
 
 def save_grid(generator: Generator, config: TrainConfig, path: Path) -> None:
-    """A contact sheet of the average generator's images, always of seeds 0, 1, 2, ..."""
+    """A contact sheet of the average generator's images, always of seeds 0, 1, 2, ...
+
+    With classes, it has at least a row per class of the first 32, each with the same seeds.
+    """
     columns, rows = config.sample_grid
+    classes, labels = generator.config.classes, None
+    seeds: Sequence[int] = range(columns * rows)
+    if classes:
+        rows = grid_rows(rows, classes)
+        labels, seeds = zip(*grid_cells(columns, rows, classes), strict=True)
     images = generate(
         generator,
-        range(columns * rows),
+        seeds,
+        labels,
         batch=min(config.batch, 32),
         truncation_psi=config.sample_truncation_psi,
     )
@@ -164,6 +179,24 @@ def save_real_grid(source: ImageSource, config: TrainConfig, path: Path) -> None
     indices = [i * len(source) // count for i in range(count)]
     images = np.stack([source.read(source.readable(i)) for i in indices])
     save_sheet(contact_sheet(torch.from_numpy(images), columns, rows), path)
+
+
+def save_grid_of_classes(
+    source: ImageSource, labels_N: np.ndarray, classes: int, config: TrainConfig, path: Path
+) -> None:
+    """As `save_real_grid`, with a row per class; the cells of a class without images are black."""
+    columns, rows = config.sample_grid[0], grid_rows(config.sample_grid[1], classes)
+    empty = np.zeros_like(source.read(source.readable(0)))
+    images = []
+    for label, number in grid_cells(columns, rows, classes):
+        of_class = np.flatnonzero(labels_N == label)
+        if number >= len(of_class):
+            images.append(empty)
+            continue
+        cells = min(len(of_class), columns * -(-rows // classes))
+        index = int(of_class[number * len(of_class) // cells])
+        images.append(source.read(source.readable(index)))
+    save_sheet(contact_sheet(torch.from_numpy(np.stack(images)), columns, rows), path)
 
 
 def save_snapshot(generator: Generator, folder: RunFolder, nimg: int, *, keep: int) -> Path:

@@ -6,16 +6,18 @@ import logging
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from stylenat.config import RunConfig
-from stylenat.data import ImageSource, open_images, training_batches
+from stylenat.data import Batch, ImageSource, class_labels, labelled_batches, open_images
 from stylenat.data.plan import BatchPlan
 from stylenat.data.source import split_off
 from stylenat.distributed import broadcast_, from_main, rank, run_on_main, world_size
 from stylenat.metrics import Evaluator
 from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.precision import set_tf32
+from stylenat.text import listed
 from stylenat.training.checkpoint import checkpoints, load_checkpoint, newest_checkpoint
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.state import NETWORKS, TrainingState, new_state, parameters_in_words
@@ -49,15 +51,20 @@ def plan_of(config: RunConfig) -> BatchPlan:
 
 
 class TrainingImages(NamedTuple):
-    """The data set: all images, those that steps are taken on, and those held out of training."""
+    """The data set: all images, those that steps are taken on, and those held out of training.
+
+    `labels_N`: the class of each image that steps are taken on, if the model has classes.
+    """
 
     all: ImageSource
     trained: ImageSource
     held_out: ImageSource | None
+    labels_N: np.ndarray | None = None
 
 
 def open_training_images(config: RunConfig) -> TrainingImages:
-    """The data set. Raises ValueError or OSError if there is none, or too few images."""
+    """The data set. Raises ValueError or OSError if there is none, too few images, or labels that
+    are not those of the model's classes."""
     if config.data.path is None:
         raise ValueError(
             "data.path is not set: give data.path=FOLDER, a zip that `stylenat prepare` made, an "
@@ -81,7 +88,9 @@ def open_training_images(config: RunConfig) -> TrainingImages:
             f"{config.data.path}: {len(images.trained)} images{without} are fewer than "
             f"train.batch, {config.train.batch}"
         )
-    return images
+    if not config.model.classes:
+        return images
+    return images._replace(labels_N=class_labels(images.trained, config.model.classes))
 
 
 def described(images: TrainingImages) -> Iterator[str]:
@@ -95,13 +104,14 @@ def described(images: TrainingImages) -> Iterator[str]:
 def open_batches(
     config: RunConfig,
     plan: BatchPlan,
-    source: ImageSource,
+    images: TrainingImages,
     state: TrainingState,
     stopped: Callable[[], bool],
-) -> Generator[torch.Tensor, None, None]:
-    """This rank's images of every step after `state`, as `training_batches` gives them."""
-    return training_batches(
-        source,
+) -> Generator[Batch, None, None]:
+    """This rank's images of every step after `state`, as `labelled_batches` gives them."""
+    return labelled_batches(
+        images.trained,
+        images.labels_N,
         seed=config.train.seed,
         batch=plan.batch,
         start_nimg=state.nimg,
@@ -231,6 +241,10 @@ def announce(
         log.info("%s: %s", name, parameters_in_words(getattr(state, name), optimizer))
     for sentence in described(images):
         log.info("data: %s", sentence)
+    if images.labels_N is not None:
+        unseen = np.setdiff1d(np.arange(config.model.classes), images.labels_N).astype(str)
+        if len(unseen):
+            log.warning("data: no training image is of class %s", listed(unseen.tolist()))
     log.info(
         "%d images per step on %d x %s, %s, to %g kimg, in %s",
         plan.batch,

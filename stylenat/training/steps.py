@@ -1,4 +1,4 @@
-"""The three optimizer steps (D's, its gradient penalty's, G's), and what they are given.
+"""The three optimizer steps: D's, its gradient penalty's and G's.
 
 Each of them takes the gradient over this rank's images, averages it over the ranks, and steps. It
 returns means of losses over this rank's images. They stay on the device, so that nothing waits for
@@ -7,30 +7,20 @@ ranks; it is finite if the loss and the gradient of every rank are, and only the
 
 D's spectral-norm vectors step with every pass, even if the optimizer's step is not taken. They
 depend on D's weights alone, so that neither images nor losses can spoil them.
-
-Random numbers are drawn for the whole batch of all ranks, from (seed, step), and each rank takes
-its own share (`BatchPlan`). The world size therefore changes nothing: even the groups of D's
-minibatch standard deviation are the same.
-
-Legend: B images of this rank, S their side, Z z_dim.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from stylenat.augment import AUGMENT_DRAWS, augment
-from stylenat.augment.draws import ADA_DRAWS
+from stylenat.augment import augment
 from stylenat.config import TrainConfig
-from stylenat.data.plan import BatchPlan
-from stylenat.distributed import all_reduce_mean_, share_of, world_size
+from stylenat.distributed import all_reduce_mean_, world_size
 from stylenat.losses import (
     consistency_loss,
     gradient_penalty,
@@ -41,62 +31,11 @@ from stylenat.losses import (
 )
 from stylenat.precision import DTYPES, autocast
 from stylenat.training.augmenting import record_signs, seen_by_d, sum_of_signs
+from stylenat.training.inputs import StepInputs
 from stylenat.training.state import TrainingState, trained
 
 Augment = Callable[[Tensor, Tensor], Tensor]
 Losses = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class StepInputs:
-    """What a step needs: real images in the networks' pixel space, latents, random draws."""
-
-    real: Tensor  # [B, 3, S, S]
-    z_d: Tensor  # [B, Z], D's step
-    z_g: Tensor  # [B, Z], G's step
-    real_draws: Tensor  # [B, AUGMENT_DRAWS]
-    fake_draws: Tensor
-    # [B, 3, ADA_DRAWS] on the CPU, of `train.augment`: real, generated for D, generated for G.
-    seen_draws: Tensor | None = field(default=None, kw_only=True)
-    passes: int = field(default=1, kw_only=True)
-
-    def parts(self) -> Iterator[StepInputs]:
-        """The inputs of each pass: equally many images, dealt as they are to the ranks."""
-        tensors = (self.real, self.z_d, self.z_g, self.real_draws, self.fake_draws)
-        for index in range(self.passes):
-            draws = self.seen_draws
-            yield StepInputs(
-                *(share_of(tensor, index, self.passes) for tensor in tensors),
-                seen_draws=None if draws is None else share_of(draws, index, self.passes),
-            )
-
-    def draws_of(self, images: Literal["real", "fake_d", "fake_g"]) -> Tensor | None:
-        """[B, ADA_DRAWS]: those that decide how D sees these images."""
-        column = ("real", "fake_d", "fake_g").index(images)
-        return None if self.seen_draws is None else self.seen_draws[:, column]
-
-
-def step_inputs(real: Tensor, plan: BatchPlan, *, seed: int, step: int, z_dim: int) -> StepInputs:
-    """The inputs of step `step` around this rank's real images."""
-    assert len(real) == plan.per_rank
-    generator = step_generator(seed, step)
-    z_d, z_g = (torch.randn(plan.batch, z_dim, generator=generator) for _ in range(2))
-    real_draws, fake_draws = (
-        torch.rand(plan.batch, AUGMENT_DRAWS, generator=generator) for _ in range(2)
-    )
-    mine = (
-        plan.own_share(tensor).to(real.device, non_blocking=True)
-        for tensor in (z_d, z_g, real_draws, fake_draws)
-    )
-    # Drawn last, so that what is drawn above is the same with and without augmentation.
-    seen_draws = torch.rand(plan.batch, 3, ADA_DRAWS, generator=generator)
-    return StepInputs(real, *mine, seen_draws=plan.own_share(seen_draws), passes=plan.passes)
-
-
-def step_generator(seed: int, step: int, *stream: int) -> torch.Generator:
-    """A generator on the CPU whose numbers depend on the seed, the step and the stream."""
-    state = np.random.SeedSequence((seed, step, *stream)).generate_state(1, np.uint64)
-    return torch.Generator().manual_seed(int(state[0] >> 1))
 
 
 def d_step(
@@ -132,15 +71,15 @@ def d_losses(
 ) -> Losses:
     """D's losses. The order of its passes matters, since each one steps its spectral norm."""
     with torch.no_grad():
-        fake = seen_by_d(state.G(part.z_d), part.draws_of("fake_d"), state, config)
+        fake = seen_by_d(state.G(part.z_d, part.labels_d), part.draws_of("fake_d"), state, config)
         real = seen_by_d(part.real, part.draws_of("real"), state, config)
-    fake_logits = state.D(fake)
-    real_logits = state.D(real)
+    fake_logits = state.D(fake, part.labels_d)
+    real_logits = state.D(real, part.real_labels)
     d_loss = logistic_d_loss if config.loss == "logistic" else relativistic_d_loss
     losses = {"loss_d": d_loss(real_logits.float(), fake_logits.float())}
     if config.consistency is not None:
-        fake_again = state.D(augment(fake, part.fake_draws))
-        real_again = state.D(augment(real, part.real_draws))
+        fake_again = state.D(augment(fake, part.fake_draws), part.labels_d)
+        real_again = state.D(augment(real, part.real_draws), part.real_labels)
         fake_loss = consistency_loss(fake_logits.float(), fake_again.float())
         real_loss = consistency_loss(real_logits.float(), real_again.float())
         weights = config.consistency
@@ -181,13 +120,14 @@ def penalty_losses(state: TrainingState, part: StepInputs, config: TrainConfig) 
     def augmented_d(images: Literal["real", "fake_d"]) -> Callable[[Tensor], Tensor]:
         # D uncompiled: torch.compile has no second derivative
         draws = part.draws_of(images)
-        return lambda image: state.D.forward(seen_by_d(image, draws, state, config))
+        labels = part.real_labels if images == "real" else part.labels_d
+        return lambda image: state.D.forward(seen_by_d(image, draws, state, config), labels)
 
     if config.r1_gamma > 0:
         penalties["r1"] = gradient_penalty(augmented_d("real"), part.real)
     if config.r2_gamma > 0:
         with torch.no_grad(), autocast(part.real.device, DTYPES[config.precision]):
-            fake = state.G(part.z_d)
+            fake = state.G(part.z_d, part.labels_d)
         penalties["r2"] = gradient_penalty(augmented_d("fake_d"), fake)
     return penalties
 
@@ -214,12 +154,13 @@ def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Los
 
 def g_loss(state: TrainingState, part: StepInputs, config: TrainConfig) -> Tensor:
     """G's loss, through D."""
-    fake = seen_by_d(state.G(part.z_g), part.draws_of("fake_g"), state, config)
-    fake_logits = state.D(fake).float()
+    generated = state.G(part.z_g, part.labels_g)
+    fake = seen_by_d(generated, part.draws_of("fake_g"), state, config)
+    fake_logits = state.D(fake, part.labels_g).float()
     if config.loss == "logistic":
         return logistic_g_loss(fake_logits)
     real = seen_by_d(part.real, part.draws_of("real"), state, config)
-    return relativistic_g_loss(state.D(real).float(), fake_logits)
+    return relativistic_g_loss(state.D(real, part.real_labels).float(), fake_logits)
 
 
 @contextmanager

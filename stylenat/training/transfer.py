@@ -7,6 +7,7 @@ so that the same level has other names in a D for larger images.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -28,8 +29,9 @@ from stylenat.untrusted import ZIP_MAGIC
 
 Network = Generator | Discriminator
 
-# Each has the mean of w anew, since training changes it.
-DERIVED = ("w_avg", "w_avg_samples")
+# Each has the mean of w anew, since training changes it, and the weight of classes by its schedule.
+DERIVED = ("w_avg", "w_avg_samples", "class_weight", "mapping_network.class_weight")
+FIRST_OF_MAPPING = "mapping_network.layers.0.weight"
 WEIGHT = ".parametrizations.weight.original"
 VECTORS = (".parametrizations.weight.0._u", ".parametrizations.weight.0._v")
 
@@ -51,10 +53,13 @@ class Match:
     """Which tensors one network takes from another, and what becomes of the rest.
 
     `copied`: name in the run's network -> name in the model's. A weight under spectral norm stands
-    for its two singular vectors too, which go where it goes.
+    for its two singular vectors too, which go where it goes. `widened` does the same for weights
+    that see the class beside z here, and z alone in the model: those of the class start at 0, so
+    that the network begins as the model's does, whatever the class.
     """
 
     copied: Mapping[str, str]
+    widened: Mapping[str, str]
     count: int  # of the tensors that the run's network has
     new: tuple[str, ...]
     left_over: tuple[str, ...]
@@ -80,6 +85,8 @@ class Transfer:
                 for vector in VECTORS if target.endswith(WEIGHT) else ():
                     key, source_key = (n.removesuffix(WEIGHT) + vector for n in (target, source))
                     own[key].copy_(given[source_key])
+            for target, source in match.widened.items():
+                _widen(own[target], given[source])
 
 
 def plan_transfer(config: RunConfig) -> Transfer | None:
@@ -103,6 +110,16 @@ def plan_transfer(config: RunConfig) -> Transfer | None:
             "model of the same widths, or change model.generator"
         )
     return Transfer(model, matches, tuple(_report(config, model, matches)))
+
+
+def _widen(own_OI: Tensor, given_OI: Tensor) -> None:
+    """Fill a weight of an equalised layer so that only the inputs that the other has count.
+
+    The layer divides by the root of its inputs' number, which is made up for.
+    """
+    inputs, of_given = own_OI.shape[1], given_OI.shape[1]
+    own_OI.zero_()
+    own_OI[:, :of_given] = given_OI * math.sqrt(inputs / of_given)
 
 
 # Reading
@@ -152,7 +169,7 @@ def _file_of(path: Path) -> Path:
 def match(target: Network, source: Network) -> Match:
     """Which tensors of `target` are to be copied from `source`; only shapes are looked at."""
     own, given = _tensors(target), _tensors(source)
-    copied, new, odd = {}, [], []
+    copied, widened, new, odd = {}, {}, [], []
     for role, (name, tensor) in own.items():
         if role not in given:
             new.append(_shown(name))
@@ -160,11 +177,22 @@ def match(target: Network, source: Network) -> Match:
         source_name, source_tensor = given[role]
         if source_tensor.shape == tensor.shape:
             copied[name] = source_name
+        elif name == FIRST_OF_MAPPING and _gains_classes(target, source):
+            widened[name] = source_name
         else:
             shapes = f"{list(source_tensor.shape)} there, {list(tensor.shape)} here"
             odd.append(f"{_shown(name)} {shapes}")
     left_over = tuple(_shown(name) for role, (name, _) in given.items() if role not in own)
-    return Match(copied, len(own), tuple(new), left_over, tuple(odd))
+    return Match(copied, widened, len(own), tuple(new), left_over, tuple(odd))
+
+
+def _gains_classes(target: Network, source: Network) -> bool:
+    """Whether two generators differ, before the first layer, in classes alone."""
+    if not isinstance(target, Generator) or not isinstance(source, Generator):
+        return False
+    here, there = target.config, source.config
+    same = (here.z_dim, here.style_dim) == (there.z_dim, there.style_dim)
+    return same and bool(here.classes) and not there.classes
 
 
 def _tensors(network: Network) -> dict[str, tuple[str, Tensor]]:
@@ -207,14 +235,16 @@ def _report(config: RunConfig, model: Model, matches: Mapping[str, Match]) -> It
         if name == "G_ema" and found == matches["G"]:
             continue
         whose = "G and G_ema" if name == "G" and found == matches.get("G_ema") else name
-        own = {_shown(key) for key in found.copied} | {*found.new}
+        own = {_shown(key) for key in found.copied} | {*found.new, *found.widened}
         own |= {entry.partition(" ")[0] for entry in found.of_another_shape}
-        given = {_shown(key) for key in found.copied.values()} | {*found.left_over}
+        given = {_shown(key) for key in found.copied.values()}
+        given |= {*found.left_over, *found.widened.values()}
         given |= {entry.partition(" ")[0] for entry in found.of_another_shape}
         for reason, entries in (
             ("new, as drawn from train.seed", _folded(found.new, own)),
             ("left over in the model", _folded(found.left_over, given)),
             ("of another shape, and so new", list(found.of_another_shape)),
+            ("copied for z, 0 for the class", list(found.widened)),
         ):
             if entries:
                 yield f"{whose}, {reason}: {', '.join(entries)}"
@@ -245,6 +275,8 @@ def _other_settings(config: RunConfig, model: Model) -> Iterator[str]:
         (name, getattr(there, name), getattr(here, name))
         for name in ("pixel_space", "mapping_lr_multiplier", "qk_scale")
     ]
+    if there.classes:
+        pairs.append(("class_names", there.class_names, here.class_names))
     for index, (old, new) in enumerate(zip(there.levels, here.levels, strict=False)):
         pairs.append((f"levels[{index}].heads", old.heads, new.heads))
         pairs.append((f"levels[{index}].attention", old.attention, new.attention))

@@ -18,9 +18,11 @@ from stylenat.augment.draws import (
     random_draws,
 )
 from stylenat.augment.geometry import inverse_matrices
+from stylenat.precision import without_tf32
 from tests.golden_values import golden_arrays, golden_json, golden_randn
 
 CASES = golden_json("ada_shared")
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +39,20 @@ def uniform(count: int, seed: int = 1) -> torch.Tensor:
     return torch.rand(count, ADA_DRAWS, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", CASES)
-def test_images_and_gradients_are_the_official_ones(name, official):
+def test_images_and_gradients_are_the_official_ones(name, device, official):
     case = CASES[name]
     noise = golden_randn([2, 3, case["height"], case["width"]], f"ada/shared/{name}")
     smooth = F.avg_pool2d(F.pad(noise, (2, 2, 2, 2), mode="reflect"), 5, 1)
-    x = (2 * smooth).clamp(-1, 1).requires_grad_()
-    out = augment_at_percentile(x, case["on"], case["percentile"])
-    torch.testing.assert_close(out, official[name], rtol=0, atol=1e-5)
-    loss = (out * golden_randn(out.shape, f"ada/shared/{name}/grad")).sum()
-    (dx,) = torch.autograd.grad(loss, x)
-    expected = official[f"{name}.dx"]
-    torch.testing.assert_close(dx, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+    x = (2 * smooth).clamp(-1, 1).to(device).requires_grad_()
+    with without_tf32():
+        out = augment_at_percentile(x, case["on"], case["percentile"])
+        loss = (out * golden_randn(out.shape, f"ada/shared/{name}/grad").to(device)).sum()
+        (dx,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(out.cpu(), official[name], rtol=0, atol=1e-5)
+    expected, scale = official[f"{name}.dx"], official[f"{name}.dx"].abs().max().item()
+    torch.testing.assert_close(dx.cpu(), expected, rtol=0, atol=1e-4 * scale)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -188,9 +192,10 @@ def test_the_filter_s_gradients_are_right_to_the_second_order():
     assert torch.autograd.gradgradcheck(transformed, x, fast_mode=True)
 
 
-def test_a_gradient_penalty_reaches_the_weights_behind_the_augmentation():
-    x = pictures(2, 6, 5).double().requires_grad_()
-    weight = torch.linspace(-1, 1, 6 * 5 * 3, dtype=torch.float64).requires_grad_()
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_gradient_penalty_reaches_the_weights_behind_the_augmentation(device):
+    x = pictures(2, 6, 5).double().to(device).requires_grad_()
+    weight = torch.linspace(-1, 1, 6 * 5 * 3, dtype=torch.float64, device=device).requires_grad_()
 
     def penalty(weight):
         out = augment(x, uniform(2), p=1.0, transforms="bgc").flatten(1)

@@ -56,6 +56,21 @@ def test_official_checkpoints_give_the_official_logits(name, tmp_path):
         close(network(golden.images), golden.logits)
 
 
+def test_the_layers_of_isotropic_networks_are_the_blocks_of_their_level(tmp_path):
+    """Their files give no dilations, and their names say which of the two families they are."""
+    tensors = weights(variant("dinat_isotropic_small"))
+    official = {name.replace("levels.0.blocks.", "layers."): x for name, x in tensors.items()}
+    assert "layers.11.attn.rpb" in official
+    path = tmp_path / "dinat_isotropic_small_in1k_224.pth"
+    torch.save(official, path)
+    network = load_classifier(path)
+    assert network.config == variant("dinat_isotropic_small")
+    assert all(torch.equal(x, tensors[name]) for name, x in network.state_dict().items())
+    path.rename(tmp_path / "model.pth")
+    with pytest.raises(ValueError, match="nat_isotropic_small, dinat_isotropic_small"):
+        load_classifier(tmp_path / "model.pth")
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if "dinat_s" not in name])
 def test_hugging_face_s_checkpoints_give_the_official_logits(name, tmp_path):
     golden = golden_classifier(name)

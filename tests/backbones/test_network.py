@@ -12,9 +12,11 @@ from ops.neighborhood import HeadGroup, neighborhood_attention_2d
 from stylenat.backbones import NAT, LevelConfig, NATConfig, variant
 from stylenat.backbones.blocks import Attention, Block
 from stylenat.backbones.network import PatchMerging, PatchStem
+from stylenat.precision import without_tf32
 from tests.backbones.golden import FILES, golden_classifier
 
 TOLERANCE = 1e-4  # of the largest number
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 
 
 def tiny_config(**changes: object) -> NATConfig:
@@ -31,8 +33,9 @@ def close(found: Tensor, expected: Tensor) -> None:
     assert error < TOLERANCE, error
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", FILES)
-def test_logits_and_levels_are_the_official_ones(name):
+def test_logits_and_levels_are_the_official_ones(name, device):
     golden = golden_classifier(name)
     network = NAT(variant(golden.variant)).eval()
     network.load_state_dict({k.replace("layers.", "levels."): x for k, x in golden.weights.items()})
@@ -41,10 +44,11 @@ def test_logits_and_levels_are_the_official_ones(name):
     for level in list(network.levels)[:-1]:
         level.downsample.register_forward_hook(lambda *call: after.append(call[2]))
     network.norm.register_forward_hook(lambda *call: after.append(call[1][0]))
-    with torch.no_grad():
-        close(network(golden.images), golden.logits)
+    network.to(device)
+    with torch.no_grad(), without_tf32():
+        close(network(golden.images.to(device)).cpu(), golden.logits)
     for found_1HWC, expected_2C in zip(after, golden.levels, strict=True):
-        positions_LC = found_1HWC.flatten(0, 2)
+        positions_LC = found_1HWC.flatten(0, 2).cpu()
         mean, square = positions_LC.mean(0), positions_LC.square().mean(0)
         close(torch.stack([mean, square.sqrt()]), expected_2C)
 
@@ -102,8 +106,27 @@ def test_every_size_of_image_gives_logits_and_maps(shell, height, width):
     assert all(x.is_contiguous() for x in maps)
 
 
+def test_an_isotropic_network_has_one_level_of_stride_16():
+    """Its stem, blocks and head in plain PyTorch; 5x3 patches are fewer than the window has."""
+    torch.manual_seed(0)
+    level = LevelConfig(16, (HeadGroup(2, 3, 1), HeadGroup(2, 3, 2)))
+    config = NATConfig((level,), shell="isotropic", mlp_ratio=4, num_classes=7)
+    network = NAT(config).eval()
+    images = torch.randn(2, 3, 80, 40)
+    patches = nn.functional.pad(images, (0, 8)).unfold(2, 16, 16).unfold(3, 16, 16)
+    weight = network.patch_embed.proj.weight
+    tokens = torch.einsum("bchwij,dcij->bhwd", patches, weight) + network.patch_embed.proj.bias
+    tokens = network.patch_embed.norm(tokens)
+    for block in network.levels[0].blocks:
+        tokens = block(tokens)
+    assert tokens.shape == (2, 5, 3, 16)
+    close(network(images), network.head(network.norm(tokens).mean((1, 2))))
+    (features,) = network.features(images)
+    assert features.shape == (2, 16, 5, 3)
+
+
 def test_patches_are_filled_with_zeros_on_the_right_and_below():
-    stem = PatchStem(3, 8)
+    stem = PatchStem(3, 8, 4)
     images = torch.randn(1, 3, 6, 9)
     filled = torch.zeros(1, 3, 8, 12)
     filled[..., :6, :9] = images

@@ -32,6 +32,11 @@ COUNTS = {
     "dinat_s_large": (196_532_476, 95_316, 329),
     "dinat_s_large_384": (196_532_476, 95_316, 329),
     "dinat_s_large_21k": (228_565_093, 95_316, 329),
+    # Counted by hand from the description: the paper has 22 M and 86 M (2209.15001, table 6).
+    "nat_isotropic_small": (21_999_736, 24_336, 164),
+    "nat_isotropic_base": (86_465_800, 48_672, 164),
+    "dinat_isotropic_small": (21_999_736, 24_336, 164),
+    "dinat_isotropic_base": (86_465_800, 48_672, 164),
 }
 OF_1000_CLASSES = {
     "dinat_large_21k": 200_943_514,
@@ -65,6 +70,8 @@ def test_with_1000_classes_the_22k_variants_have_the_published_parameters(name):
 
 # Of each level's blocks, kernel size and drop path. `+`: a pattern that is repeated to the depth.
 SETTINGS = {
+    "nat_isotropic_base": ("1 " * 12, 7, 0.4),
+    "dinat_isotropic_small": ("1 2 " * 6, 7, 0.1),
     "nat_mini": ("1 1 1|1 1 1 1|1 1 1 1 1 1|1 1 1 1 1", 7, 0.2),
     "nat_small_upernet": (f"1 1 1|1 1 1 1|{'1 ' * 18}|1 1 1 1 1", 7, 0.5),
     "dinat_mini": ("1 8 1|1 4 1 4|1 2 1 2 1 2|1 1 1 1 1", 7, 0.2),
@@ -130,6 +137,8 @@ def test_what_is_for_detectors_gives_features_and_what_is_for_384_says_so():
         ("dinat_s_small_in1k_224.pth", "dinat_s_small"),
         ("dinat_s_large_in1k_384.pth", "dinat_s_large_384"),
         ("dinat_s_large_in22k_224.pth", "dinat_s_large_21k"),
+        ("nat_isotropic_base_in1k_224.pth", "nat_isotropic_base"),
+        ("dinat_isotropic_small_in1k_224.pth", "dinat_isotropic_small"),
         ("shi-labs/dinat-mini-in1k-224", "dinat_mini"),
         ("shi-labs/nat-base-in1k-224", "nat_base"),
         ("models--shi-labs--dinat-large-11x11-in22k-in1k-384", "dinat_large_384_11x11"),
@@ -167,7 +176,14 @@ LEVEL = LevelConfig(16, (HeadGroup(2, 3),))
         (lambda: LevelConfig(15, (HeadGroup(2, 3),)), "heads must divide the channels: 2 and 15"),
         (lambda: NATConfig((LEVEL, LEVEL)), r"levels must double in channels, .*\[16, 16\]"),
         (lambda: NATConfig(()), "at least one level"),
-        (lambda: NATConfig((LEVEL,), shell="vit"), "shell must be nat or swin: vit"),
+        (
+            lambda: NATConfig((LEVEL, LEVEL), shell="isotropic"),
+            "an isotropic network has one level: 2",
+        ),
+        (
+            lambda: NATConfig((LEVEL,), shell="vit"),
+            "shell must be one of nat, swin, isotropic: vit",
+        ),
         (lambda: NATConfig((LEVEL,), mlp_ratio=0), "mlp_ratio must leave"),
         (lambda: NATConfig((LEVEL,), drop_path=1), "drop_path must be at least 0 and below 1: 1"),
         (lambda: NATConfig((LEVEL,), num_classes=-1), "num_classes must be at least 0: -1"),

@@ -19,6 +19,7 @@ from tests.golden_values import golden_arrays, golden_json, golden_randn
 GOLDEN = golden_json("na2d_rpb")
 LIMITS = {"out": 2e-5, "dq": 1e-4, "dk": 1e-4, "dv": 1e-4, "drpb": 1e-4}  # as of other backends
 DOUBLE = {"dtype": torch.float64}
+DEVICES = ("cpu", pytest.param("cuda", marks=pytest.mark.gpu))
 
 
 @pytest.fixture
@@ -63,23 +64,27 @@ PAIRS = {
 @pytest.mark.parametrize("deferred", [True, False], ids=["deferred", "at once"])
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize("index", range(len(GOLDEN)))
-def test_golden_values_of_natten(index, pair, deferred, level, used):
+@pytest.mark.parametrize("device", DEVICES)
+def test_golden_values_of_natten(device, index, pair, deferred, level, used):
     level("0.17", deferred=deferred)
     qk, av = PAIRS[pair]
     case, arrays = GOLDEN[index], golden_arrays("na2d_rpb")
     heads, kernel_size, dilation = case["heads"], case["kernel_size"], case["dilation"]
     shape = (case["batch"], heads, case["height"], case["width"], case["head_dim"])
-    q, k, v = (golden_randn(shape, f"na/{index}/{name}").requires_grad_() for name in "qkv")
     side = 2 * kernel_size - 1
-    rpb = golden_randn((heads, side, side), f"na/{index}/rpb").requires_grad_()
+    shapes = {"q": shape, "k": shape, "v": shape, "rpb": (heads, side, side)}
+    q, k, v, rpb = (
+        golden_randn(of, f"na/{index}/{name}").to(device).requires_grad_()
+        for name, of in shapes.items()
+    )
     scaled = q * case["head_dim"] ** -0.5
     out = av(qk(scaled, k, rpb, kernel_size, dilation).softmax(-1), v, kernel_size, dilation)
     grads = torch.autograd.grad(
-        (out * golden_randn(shape, f"na/{index}/grad")).sum(), [q, k, v, rpb]
+        (out * golden_randn(shape, f"na/{index}/grad").to(device)).sum(), [q, k, v, rpb]
     )
     assert used == (["fused"] if deferred else ["qk", "av"])
     for (name, limit), value in zip(LIMITS.items(), [out, *grads], strict=True):
-        error = (value - arrays[f"{index}.{name}"]).abs().max().item()
+        error = (value.cpu() - arrays[f"{index}.{name}"]).abs().max().item()
         assert error <= limit, f"{name}: error {error:.3g}, allowed {limit:.3g}"
 
 

@@ -50,6 +50,7 @@ def test_archive_and_folder_give_the_training_images_and_labels(
         assert len(source) == count
         assert all(np.array_equal(source.read(i), pixels(i, 32, 32)) for i in range(count))
         assert [source.label(i) for i in range(count)] == [i % classes for i in range(count)]
+        assert source.class_names == tuple(f"class {i}" for i in range(classes))
         copy = pickle.loads(pickle.dumps(source))
         assert np.array_equal(copy.read(1), pixels(1, 32, 32))
     assert len({open_images(path).fingerprint() for path in paths}) == 1

@@ -124,7 +124,8 @@ def test_options_reach_the_library(tmp_path, monkeypatch):
     options = (
         "--resolution 16 --crop none --filter box --max-images 3 --max-bad 1 --seed 2 --workers 4"
     )
-    assert run("x", tmp_path / "y.zip", *options.split(), "--overwrite").exit_code == 0
+    flags = ("--overwrite", "--labels-from-folders")
+    assert run("x", tmp_path / "y.zip", *options.split(), *flags).exit_code == 0
     assert seen == {
         "source": "x",
         "settings": module.Settings(16, crop="none", resize="box"),
@@ -133,6 +134,7 @@ def test_options_reach_the_library(tmp_path, monkeypatch):
         "seed": 2,
         "workers": 4,
         "overwrite": True,
+        "labels_from_folders": True,
     }
 
 

@@ -63,7 +63,7 @@ def test_the_rehearsal_has_the_parts_of_the_check_and_its_commands_exist():
                     assert (ROOT / word).is_file()
 
 
-@pytest.mark.parametrize("part", ["op", "generator", "training", "profile"])
+@pytest.mark.parametrize("part", ["op", "generator", "training", "backbones", "profile"])
 def test_every_bench_command_of_the_gpu_s_parts_parses(part, monkeypatch):
     from stylenat.cli.bench import bench
 

@@ -15,6 +15,7 @@ from stylenat.data.plan import BatchPlan
 from stylenat.models.pixels import IMAGENET, from_rgb, from_uint8, to_rgb
 from stylenat.training import steps
 from stylenat.training.augmenting import adapt, record_signs, seen_by_d, settings_of, sum_of_signs
+from stylenat.training.inputs import step_inputs
 from stylenat.training.state import new_state
 from tests.training.test_loop import final_state, statistics
 from tests.training.tiny import stylenat, tiny
@@ -31,7 +32,7 @@ def a_step(**train: object) -> tuple:
     config = tiny(train={"r2_gamma": 1.0, **ADA, **train})
     state = new_state(config, CPU)
     real = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(5))
-    inputs = steps.step_inputs(real, BatchPlan(8), seed=0, step=0, z_dim=8)
+    inputs = step_inputs(real, BatchPlan(8), seed=0, step=0, z_dim=8)
     return state, inputs, config.train
 
 
@@ -49,7 +50,7 @@ def test_every_image_that_d_sees_is_augmented(loss, monkeypatch):
     monkeypatch.setattr(steps, "seen_by_d", lambda image, *_: image * 0 + 7)
     seen = []
     forward = state.D.forward
-    state.D.forward = lambda image: seen.append(image.detach()) or forward(image)
+    state.D.forward = lambda image, labels: seen.append(image.detach()) or forward(image, labels)
     # The consistency loss compares with images that are changed once more.
     config = dataclasses.replace(config, consistency=None)
     for step in (steps.d_step, steps.penalty_step, steps.g_step):

@@ -16,8 +16,9 @@ from stylenat.training.checkpoint import (
     newest_checkpoint,
     save_checkpoint,
 )
+from stylenat.training.inputs import step_inputs
 from stylenat.training.state import new_state
-from stylenat.training.steps import d_step, g_step, step_inputs
+from stylenat.training.steps import d_step, g_step
 from tests.training.tiny import tiny
 
 CPU = torch.device("cpu")

@@ -9,9 +9,10 @@ import torch
 
 from stylenat.data.plan import BatchPlan
 from stylenat.training.checkpoint import checkpoints, load_checkpoint
+from stylenat.training.inputs import step_inputs
 from stylenat.training.loop import train
 from stylenat.training.state import TrainingState, new_state, trained
-from stylenat.training.steps import d_step, g_step, penalty_step, step_inputs
+from stylenat.training.steps import d_step, g_step, penalty_step
 from tests.training.test_checkpoint import flat
 from tests.training.tiny import tiny
 

@@ -13,8 +13,9 @@ from torch.nn.functional import normalize
 from stylenat.config import TrainConfig
 from stylenat.legacy import convert_checkpoint
 from stylenat.legacy.tensors import official_sources
+from stylenat.training.inputs import StepInputs
 from stylenat.training.state import TrainingState, state_of, update_average
-from stylenat.training.steps import StepInputs, d_step, g_step, penalty_step
+from stylenat.training.steps import d_step, g_step, penalty_step
 from tests.golden_values import golden_arrays, golden_json, golden_randn
 from tests.official_checkpoints import first_format, official_discriminator, official_generator
 

@@ -6,15 +6,18 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 
 from stylenat.config import save_config
+from stylenat.data import draw_face
 from stylenat.data.plan import BatchPlan
+from stylenat.data.prepare import Settings, prepare
 from stylenat.training.holdout import MOST_IMAGES, HeldOut
 from stylenat.training.loop import train
 from stylenat.training.start import described, open_training_images
 from stylenat.training.state import new_state
 from tests.training.test_loop import final_state, statistics
-from tests.training.tiny import stylenat, tiny
+from tests.training.tiny import TINY, stylenat, tiny
 
 CPU = torch.device("cpu")
 QUARTER = {"data": {"holdout": 0.25}}
@@ -77,43 +80,68 @@ def test_asking_d_changes_nothing_in_it(augment):
     frozen.eval()
     before = {name: tensor.clone() for name, tensor in state.D.state_dict().items()}
     modes = [module.training for module in state.D.modules()]
-    held_out = HeldOut(open_training_images(config).held_out, BatchPlan(8))
-    first = held_out.logits(state, config.train)
-    assert torch.equal(held_out.logits(state, config.train), first)
+    _, trained, held_out, _ = open_training_images(config)
+    asked = HeldOut(trained, held_out, BatchPlan(8))
+    first = asked.logits(state, config.train)
+    assert asked.logits(state, config.train) == first
+    assert len({x.item() for x in first.values()}) == 3
     assert all(torch.equal(before[name], x) for name, x in state.D.state_dict().items())
     assert [module.training for module in state.D.modules()] == modes
 
 
-def test_the_logits_are_those_of_the_held_out_images():
+def test_the_logits_are_those_of_each_kind_of_images():
     config = tiny(**QUARTER)
     state = new_state(config, CPU)
-    images = open_training_images(config)
-    logits = HeldOut(images.held_out, BatchPlan(16)).logits(state, config.train)
-    pixels = torch.stack([torch.from_numpy(images.held_out.read(i)) for i in range(16)])
+    _, trained, held_out, _ = open_training_images(config)
+    found = HeldOut(trained, held_out, BatchPlan(16)).logits(state, config.train)
+    assert list(found) == ["trained_logits", "held_logits", "generated_logits"]
     state.D.eval()
-    with torch.no_grad():
-        expected = state.D(state.G.from_uint8(pixels)).mean()
-    assert torch.allclose(logits, expected, atol=1e-6)
+    for source, step, name in ((trained, 3, "trained"), (held_out, 1, "held")):
+        pixels = torch.stack([torch.from_numpy(source.read(i * step)) for i in range(16)])
+        with torch.no_grad():
+            expected = state.D(state.G.from_uint8(pixels)).mean()
+        assert torch.allclose(found[f"{name}_logits"], expected, atol=1e-6)
+
+
+def test_an_image_that_d_has_learned_by_heart_shows():
+    """D steps on the training images alone, as it would late in a run on a small data set."""
+    config = tiny(**QUARTER)
+    state = new_state(config, CPU)
+    _, trained, held_out, _ = open_training_images(config)
+    asked = HeldOut(trained, held_out, BatchPlan(16))
+    pixels, others = asked.pixels["trained"], asked.pixels["held"]
+    optimizer = torch.optim.Adam(state.D.requires_grad_(True).parameters(), lr=3e-3)
+    for _ in range(60):
+        gap = state.D(state.G.from_uint8(others)) - state.D(state.G.from_uint8(pixels))
+        optimizer.zero_grad()
+        torch.nn.functional.softplus(gap).mean().backward()
+        optimizer.step()
+    found = asked.logits(state, config.train)
+    assert found["trained_logits"] > found["held_logits"] + 1
 
 
 @pytest.mark.parametrize(("batch", "count"), [(8, 16), (16, 16), (32, 32), (24, 24)])
 def test_whole_batches_are_taken_of_any_number_of_images(batch, count):
-    source = open_training_images(tiny(**QUARTER)).held_out
-    assert len(source) == 16
-    held_out = HeldOut(source, BatchPlan(batch))
-    assert len(held_out.pixels_BHW3) == held_out.count == count <= MOST_IMAGES
+    _, trained, held_out, _ = open_training_images(tiny(**QUARTER))
+    assert len(held_out) == 16
+    asked = HeldOut(trained, held_out, BatchPlan(batch))
+    assert [len(pixels) for pixels in asked.pixels.values()] == [count, count]
+    assert asked.count == count <= MOST_IMAGES
 
 
 def test_two_ranks_share_them_and_find_the_same_mean():
     config = tiny(**QUARTER)
     state = new_state(config, CPU)
-    source = open_training_images(config).held_out
-    whole = HeldOut(source, BatchPlan(8)).logits(state, config.train)
+    _, trained, held_out, _ = open_training_images(config)
+    whole = HeldOut(trained, held_out, BatchPlan(8)).logits(state, config.train)
     shares = [
-        HeldOut(source, BatchPlan(8, rank=rank, world_size=2)).logits(state, config.train)
+        HeldOut(trained, held_out, BatchPlan(8, rank=rank, world_size=2)).logits(
+            state, config.train
+        )
         for rank in range(2)
     ]
-    assert torch.allclose(torch.stack(shares).mean(), whole, atol=1e-6)
+    for name, mean in whole.items():
+        assert torch.allclose(torch.stack([of[name] for of in shares]).mean(), mean, atol=1e-5)
 
 
 def test_a_run_writes_the_logits_and_trains_as_it_would_without_asking(tmp_path):
@@ -121,7 +149,7 @@ def test_a_run_writes_the_logits_and_trains_as_it_would_without_asking(tmp_path)
     config = tiny(**QUARTER, train={"total_kimg": 0.064, "augment": "ada", "consistency": None})
     train(config, tmp_path / "asked", CPU)
     entries = [line for line in statistics(tmp_path / "asked") if "loss_d" in line]
-    assert all("heldout_logits" in entry for entry in entries)
+    assert all("held_logits" in entry for entry in entries)
     seldom = tiny(
         **QUARTER,
         train={
@@ -150,11 +178,35 @@ def test_a_stopped_run_writes_the_same_logits(tmp_path, ranks):
             assert done.returncode == 0, done.stderr
     whole, stopped = (
         [
-            line["heldout_logits"]
+            line["held_logits"]
             for line in map(json.loads, (tmp_path / name / "stats.jsonl").read_text().splitlines())
-            if "heldout_logits" in line
+            if "held_logits" in line
         ]
         for name in ("whole", "stopped")
     )
     assert len(whole) == 8
     assert whole == stopped
+
+
+def test_with_classes_d_is_told_which_class_an_image_has(tmp_path):
+    """Two folders, a class each: without the labels the projection could not be computed."""
+    for number in range(24):
+        folder = tmp_path / "data" / f"kind{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draw_face(number, 16)).save(folder / f"{number}.png")
+    prepare(str(tmp_path / "data"), tmp_path / "data.zip", Settings(16), labels_from_folders=True)
+    config = tiny(
+        model={**TINY["model"], "classes": 2},
+        data={"path": str(tmp_path / "data.zip"), "holdout": 0.3},
+    )
+    state = new_state(config, CPU)
+    _, trained, held_out, _ = open_training_images(config)
+    asked = HeldOut(trained, held_out, BatchPlan(8), classes=2)
+    found = asked.logits(state, config.train)
+    state.D.eval()
+    labels = torch.tensor([held_out.label(i * len(held_out) // 8) for i in range(8)])
+    with torch.no_grad():
+        expected = state.D(state.G.from_uint8(asked.pixels["held"]), labels).mean()
+        others = state.D(state.G.from_uint8(asked.pixels["held"]), 1 - labels).mean()
+    assert torch.allclose(found["held_logits"], expected, atol=1e-6)
+    assert not torch.allclose(others, expected, atol=1e-4)

@@ -11,9 +11,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from stylenat.data.plan import BatchPlan
 from stylenat.models import Generator
 from stylenat.training.dry_run import activation_bytes, fake_state, recomputed_bytes
+from stylenat.training.inputs import step_inputs
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import new_state, state_of, update_average
-from stylenat.training.steps import d_step, g_step, penalty_step, step_inputs
+from stylenat.training.steps import d_step, g_step, penalty_step
 from tests.training.tiny import TINY, tiny
 
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ import torch
 
 from stylenat.config import TrainConfig
 from stylenat.data.plan import BatchPlan
+from stylenat.training.inputs import step_inputs
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import (
     TrainingState,
@@ -21,7 +22,7 @@ from stylenat.training.state import (
     set_learning_rates,
     update_average,
 )
-from stylenat.training.steps import d_step, g_step, penalty_step, step_inputs, trainable
+from stylenat.training.steps import d_step, g_step, penalty_step, trainable
 from tests.training.tiny import tiny
 
 CPU = torch.device("cpu")
