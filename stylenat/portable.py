@@ -2,7 +2,8 @@
 
 A folder holds `mapping` (z [B, z_dim] -> w [B, S]), `synthesis` (ws [B, num_ws, S] -> images) and
 generator.json, which has what lies between the two: w_avg for truncation, and the sizes. B is any
-number. (`stylenat.export` is something else: it saves weights, which need StyleNAT to run.)
+number. Of a generator with N classes, `mapping` also takes label, int64 [B], and w_avg is [N, S].
+(`stylenat.export` is something else: it saves weights, which need StyleNAT to run.)
 
 Legend: B batch, S style_dim, R the image's side.
 """
@@ -28,7 +29,9 @@ from stylenat.models.attention import HydraAttention
 from stylenat.models.pixels import quantized
 
 FORMAT = 1
-NETWORKS = ("mapping", "synthesis")
+# The names of a network's inputs, and of its output.
+Names = tuple[list[str], str]
+Write = Callable[[torch.export.ExportedProgram, Names, Path], None]
 ABOUT = "generator.json"
 # Weights of fewer values stay float32 in a file of float16: it would save nothing.
 LEAST_HALVED = 256
@@ -50,7 +53,7 @@ def save_onnx(
     """
     _require("onnx", "onnxscript", what="ONNX files")
 
-    def write(program: torch.export.ExportedProgram, names: tuple[str, str], path: Path) -> None:
+    def write(program: torch.export.ExportedProgram, names: Names, path: Path) -> None:
         path.write_bytes(_onnx_bytes(program, names, half=half))
 
     about = {"weights": "float16" if half else "float32"}
@@ -64,14 +67,16 @@ def save_torch_export(generator: Generator, folder: str | Path, *, uint8: bool =
     ValueError for a generator that is not float32.
     """
 
-    def write(program: torch.export.ExportedProgram, names: tuple[str, str], path: Path) -> None:
+    def write(program: torch.export.ExportedProgram, names: Names, path: Path) -> None:
         with path.open("wb") as file:  # torch goes by a path's suffix, which a temporary lacks
             torch.export.save(program, file)
 
     _save(generator, folder, ".pt2", write, {}, uint8=uint8)
 
 
-def largest_difference(generator: Generator, folder: str | Path, z: Tensor) -> float:
+def largest_difference(
+    generator: Generator, folder: str | Path, z: Tensor, labels_B: Tensor | None = None
+) -> float:
     """How far ONNX Runtime's images of latents z [B, z_dim] are from the generator's own.
 
     In the units of the images: of the generator's pixel space, or 0..255 if the file gives uint8.
@@ -83,16 +88,19 @@ def largest_difference(generator: Generator, folder: str | Path, z: Tensor) -> f
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
 
-    def run(name: str, x: Tensor) -> Tensor:
+    def run(name: str, *inputs: Tensor) -> Tensor:
         file = user_path(folder) / f"{name}.onnx"
         session = onnxruntime.InferenceSession(file, options)
-        (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        names = [given.name for given in session.get_inputs()]
+        values = [x.cpu().numpy() for x in inputs]
+        (result,) = session.run(None, dict(zip(names, values, strict=True)))
         return torch.from_numpy(result)
 
-    w_BS = run("mapping", z.cpu())
+    w_BS = run("mapping", *([z] if labels_B is None else [z, labels_B]))
     image = run("synthesis", w_BS[:, None].repeat(1, generator.num_ws, 1))
     with torch.no_grad():
-        own = generator(z.to(generator.const)).cpu()
+        on_device = labels_B if labels_B is None else labels_B.to(generator.const.device)
+        own = generator(z.to(generator.const), on_device).cpu()
     if image.dtype == torch.uint8:
         own = quantized(own, generator.config.pixel_space)
     return (image.float() - own.float()).abs().max().item()
@@ -110,6 +118,11 @@ class _Mapping(nn.Module):
         return self.network(z)
 
 
+class _ClassMapping(_Mapping):
+    def forward(self, z: Tensor, label: Tensor) -> Tensor:  # type: ignore[override]
+        return self.network(z, label)
+
+
 class _Synthesis(nn.Module):
     def __init__(self, generator: Generator, *, uint8: bool) -> None:
         super().__init__()
@@ -121,9 +134,6 @@ class _Synthesis(nn.Module):
         if self.uint8:
             return quantized(image_B3RR, self.generator.config.pixel_space)
         return image_B3RR
-
-
-Write = Callable[[torch.export.ExportedProgram, tuple[str, str], Path], None]
 
 
 def _save(
@@ -143,22 +153,13 @@ def _save(
     folder = user_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     generator = _portable_copy(generator)
-    config = generator.config
     output = "pixels" if uint8 else "images"
-    parts: dict[str, tuple[nn.Module, tuple[str, str], Tensor]] = {
-        "mapping": (_Mapping(generator), ("z", "w"), torch.zeros(2, config.z_dim)),
-        "synthesis": (
-            _Synthesis(generator, uint8=uint8),
-            ("ws", output),
-            torch.zeros(2, config.num_ws, config.style_dim),
-        ),
-    }
     files = {}
-    for name in NETWORKS:
+    for name, (module, inputs) in _networks(generator, uint8=uint8).items():
         path = folder / f"{name}{suffix}"
-        module, names, example = parts[name]
+        names = (list(inputs), output if name == "synthesis" else "w")
         with replacing(path) as temporary:
-            write(_program(module, names[0], example), names, temporary)
+            write(_program(module, inputs), names, temporary)
         files[name] = {
             "file": path.name,
             "bytes": path.stat().st_size,
@@ -167,6 +168,18 @@ def _save(
     with replacing(folder / ABOUT) as temporary:
         text = json.dumps({**_about(generator), "output": output, **about, "files": files})
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _networks(
+    generator: Generator, *, uint8: bool
+) -> dict[str, tuple[nn.Module, dict[str, Tensor]]]:
+    """Both networks, and an example of each input."""
+    config = generator.config
+    z = {"z": torch.zeros(2, config.z_dim)}
+    ws = {"ws": torch.zeros(2, config.num_ws, config.style_dim)}
+    label = {"label": torch.zeros(2, dtype=torch.int64)}
+    mapping = (_ClassMapping(generator), z | label) if config.classes else (_Mapping(generator), z)
+    return {"mapping": mapping, "synthesis": (_Synthesis(generator, uint8=uint8), ws)}
 
 
 def _portable_copy(generator: Generator) -> Generator:
@@ -194,21 +207,26 @@ def _about(generator: Generator) -> dict[str, Any]:
             level.resolution for level in config.levels for _ in range(level.blocks)
         ],
         "pixel_space": {"mean": config.pixel_space.mean, "std": config.pixel_space.std},
+        "classes": config.classes,
+        "class_names": config.class_names,
         "w_avg": generator.w_avg.tolist(),
     }
 
 
-def _program(module: nn.Module, name: str, example: Tensor) -> torch.export.ExportedProgram:
+def _program(module: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
-    return torch.export.export(module, (example,), dynamic_shapes={name: {0: batch}}, strict=False)
+    return torch.export.export(
+        module,
+        tuple(inputs.values()),
+        dynamic_shapes={name: {0: batch} for name in inputs},
+        strict=False,
+    )
 
 
 # ONNX
 
 
-def _onnx_bytes(
-    program: torch.export.ExportedProgram, names: tuple[str, str], *, half: bool
-) -> bytes:
+def _onnx_bytes(program: torch.export.ExportedProgram, names: Names, *, half: bool) -> bytes:
     import onnx
     from onnxscript import optimizer
 
@@ -219,8 +237,8 @@ def _onnx_bytes(
             dynamo=True,
             optimize=False,
             verbose=False,
-            input_names=names[:1],
-            output_names=names[1:],
+            input_names=names[0],
+            output_names=[names[1]],
         )
     assert exported is not None
     optimizer.optimize(exported.model, output_size_limit=LARGEST_CONSTANT)

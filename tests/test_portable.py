@@ -143,7 +143,7 @@ def test_the_number_of_operations_does_not_grow_with_the_kernel():
     for kernel_size in (3, 7):
         attention = HydraAttention(8, 2, [HeadGroup(2, kernel_size)], backend="portable")
         example = torch.zeros(2, 32, 32, 8)
-        program = portable._program(attention.requires_grad_(False), "x_BHWC", example)
+        program = portable._program(attention.requires_grad_(False), {"x_BHWC": example})
         counts.add(len(program.graph.nodes))
     assert len(counts) == 1
     assert counts.pop() < 100  # `reference` has 220 for 3x3 windows and 860 for 7x7
@@ -157,6 +157,30 @@ def test_the_difference_is_that_of_the_images(generator, exported, tmp_path):
         off = largest_difference(generator, exported, z)
         generator.levels[-1].to_rgb.bias -= 1
     assert off == pytest.approx(1, abs=1e-3)
+
+
+def test_a_generator_with_classes_takes_labels(tmp_path):
+    config = GeneratorConfig(
+        (LevelConfig(4, 8, 2, "global", blocks=1),),
+        z_dim=6,
+        style_dim=10,
+        mapping_layers=2,
+        classes=3,
+        class_names=("cat", "dog", "owl"),
+    )
+    torch.manual_seed(0)
+    G = Generator(config).eval()
+    G.store_w_avg()
+    save_onnx(G, tmp_path)
+    z, labels = torch.randn(3, 6), torch.tensor([2, 0, 1])
+    assert largest_difference(G, tmp_path, z, labels) < 1e-4
+    assert (
+        largest_difference(G, tmp_path, z, labels)
+        < (G(z, labels) - G(z, labels.flip(0))).abs().max() / 100
+    )
+    about = json.loads((tmp_path / "generator.json").read_text())
+    assert (about["classes"], about["class_names"]) == (3, ["cat", "dog", "owl"])
+    assert torch.equal(torch.tensor(about["w_avg"]), G.w_avg)
 
 
 # torch.export

@@ -57,6 +57,8 @@ def export(
     if fp16 and onnx_folder is None:
         raise click.UsageError("--fp16 is for ONNX files, so it needs --onnx DIR")
 
+    import torch
+
     from stylenat.files import check_can_fill
     from stylenat.portable import largest_difference, save_onnx, save_torch_export
     from stylenat.sampling import latents, load_model, model_file
@@ -68,7 +70,8 @@ def export(
     if onnx_folder is not None:
         save_onnx(generator, onnx_folder, uint8=uint8, half=fp16)
         _report(onnx_folder, "onnx")
-        off = largest_difference(generator, onnx_folder, latents([0], generator.z_dim))
+        label = torch.zeros(1, dtype=torch.int64) if generator.config.classes else None
+        off = largest_difference(generator, onnx_folder, latents([0], generator.z_dim), label)
         unit = "of 255" if uint8 else "in the model's pixel space"
         click.echo(f"ONNX Runtime's image of seed 0 differs from PyTorch's by {off:.2g} {unit}")
     if torch_folder is not None:

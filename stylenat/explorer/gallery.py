@@ -100,16 +100,23 @@ class Gallery:
             "block_resolutions": [
                 level.resolution for level in config.levels for _ in range(level.blocks)
             ],
+            "classes": list(config.class_names) or [str(i) for i in range(config.classes)],
+            "class_words": [shell_word(name) for name in config.class_names]
+            or [str(i) for i in range(config.classes)],
             "w_avg": generator.w_avg.tolist(),
             "sha256": sha256_of(self.files[number][1]),
         }
 
-    def w(self, number: int, seed: int) -> bytes:
-        """The w of a seed, float32 [S], as `stylenat sample` has it."""
+    def w(self, number: int, seed: int, label: int) -> bytes:
+        """The w of a seed, float32 [S], as `stylenat sample` has it; of a model with classes, in
+        the class `label`. Raises ValueError for a seed or class that there is not."""
         if not 0 <= seed < SEED_LIMIT:
             raise ValueError(f"seeds on this page must be from 0 to {SEED_LIMIT - 1}: {seed}")
         generator = self.model(number).generator
-        ws = seed_ws(generator, [seed], scheme=self.settings.seed_scheme)
+        if generator.config.classes and not 0 <= label < generator.config.classes:
+            raise ValueError(f"this model has {generator.config.classes} classes, not {label}")
+        labels = [label] if generator.config.classes else None
+        ws = seed_ws(generator, [seed], labels, scheme=self.settings.seed_scheme)
         return _bytes(ws[0, 0].float())
 
     def pixels(self, number: int, ws: bytes) -> bytes:
@@ -121,7 +128,8 @@ class Gallery:
     def places(self, number: int) -> list[str]:
         """The head groups whose attention `attention` gives, in words."""
         generator = self.model(number).generator
-        ws_1LS = generator.w_avg.expand(1, generator.num_ws, -1)
+        ws_1LS = generator.w_avg.view(-1, generator.config.style_dim)[:1, None]
+        ws_1LS = ws_1LS.expand(-1, generator.num_ws, -1)
         return [found.place.label for found in attention_weights(generator, ws_1LS)]
 
     def attention(self, number: int, ws: bytes, place: int, at: tuple[float, float]) -> bytes:

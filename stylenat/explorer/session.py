@@ -1,10 +1,11 @@
 """One open page, as the server sees it: questions come in, and answers go out.
 
-A question is JSON, `{"id": 7, "kind": "about" | "facts" | "w" | "places", "model": 0, "seed": 3}`,
-or bytes, little-endian: id, model, pane and place as uint32, y and x as float32, then ws as
-float32. Panes 0 and 1 ask for pixels; pane 2 asks for the attention of the query (y, x) at a place.
-The answer to JSON is JSON with that id, but for `w`; the others are bytes: id and kind as uint32,
-then w or attention (float32) or pixels (uint8). An error is JSON, `{"id": 7, "error": "why"}`.
+A question is JSON, `{"id": 7, "kind": "about" | "facts" | "w" | "places", "model": 0, "seed": 3,
+"label": 0}`, or bytes, little-endian: id, model, pane and place as uint32, y and x as float32, then
+ws as float32. Panes 0 and 1 ask for pixels; pane 2 asks for the attention of the query (y, x) at a
+place. The answer to JSON is JSON with that id, but for `w`; the others are bytes: id and kind as
+uint32, then w or attention (float32) or pixels (uint8). An error is JSON, `{"id": 7, "error":
+"why"}`.
 
 The newest question for an image wins: one that waits in the same pane is answered with kind 0.
 """
@@ -22,7 +23,7 @@ from typing import Any
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from stylenat.explorer.gallery import Gallery
-from stylenat.text import first_line, shown
+from stylenat.text import first_line, listed, shown
 
 SUPERSEDED, W, PIXELS, ATTENTION = range(4)
 HEADER = struct.Struct("<IIIIff")
@@ -30,6 +31,7 @@ ANSWER = struct.Struct("<II")
 MOST_WAITING = 64
 PANES, OVERLAY = 3, 2
 KINDS = ("about", "facts", "w", "places")
+NUMBERS = ("model", "seed", "label")
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ class Session:
                 question["id"], f"kind must be one of {', '.join(KINDS)}: "
                 f"{shown(question.get('kind'))}"
             )  # fmt: skip
-        elif any(type(question.get(key, 0)) is not int for key in ("model", "seed")):
-            await self._refuse(question["id"], "model and seed must be whole numbers")
+        elif any(type(question.get(key, 0)) is not int for key in NUMBERS):
+            await self._refuse(question["id"], f"{listed(NUMBERS)} must be whole numbers")
         elif len(self.questions) >= MOST_WAITING:
             await self._refuse(question["id"], f"at most {MOST_WAITING} questions may wait")
         else:
@@ -137,7 +139,8 @@ class Session:
     async def _answer(self, question: dict[str, Any]) -> None:
         identity, model = question["id"], question.get("model", 0)
         if question["kind"] == "w":
-            await self._compute(identity, W, self.gallery.w, model, question.get("seed", 0))
+            given = (model, question.get("seed", 0), question.get("label", 0))
+            await self._compute(identity, W, self.gallery.w, *given)
         elif question["kind"] in ("facts", "places"):
             await self._compute(identity, None, getattr(self.gallery, question["kind"]), model)
         else:

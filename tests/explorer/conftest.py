@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,8 +36,8 @@ LONG = GeneratorConfig(
 )
 
 
-def long_generator() -> Generator:
-    G = Generator(LONG).eval().requires_grad_(False)
+def long_generator(**classes: object) -> Generator:
+    G = Generator(replace(LONG, **classes)).eval().requires_grad_(False)
     for name, parameter in G.named_parameters():
         if "to_rgb" in name and parameter.ndim > 1:
             parameter.mul_(150)
@@ -55,6 +56,17 @@ def models(tmp_path_factory) -> list[Path]:
     torch.manual_seed(3)
     save_generator(long_generator(), paths[1])
     return paths
+
+
+@pytest.fixture(scope="session")
+def with_classes(tmp_path_factory) -> Path:
+    """A model with three classes, which have names."""
+    import torch
+
+    torch.manual_seed(4)
+    path = tmp_path_factory.mktemp("classes") / "classes.safetensors"
+    save_generator(long_generator(classes=3, class_names=("cat", "a dog", "owl")), path)
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -247,3 +247,22 @@ def test_attention_is_laid_over_the_image_and_kept_in_the_address(open_page, add
     assert page.page.evaluate(red) == [16, 9]
     page.page.uncheck("#attention")
     page.page.wait_for_selector("#overlay", state="hidden")
+
+
+def test_classes_are_chosen_by_name_and_truncated_to_their_own_mean(open_page, with_classes):
+    from stylenat.sampling import load_model
+    from tests.explorer.conftest import start
+
+    generator = load_model(with_classes)
+    process, address = start(with_classes)
+    page = open_page(f"{address}#x=3&psi=0.5")
+    page.shows(image_of(generator, seed_ws(generator, [3], [0], truncation_psi=0.5)[0]))
+    page.page.select_option("#label", label="a dog")
+    expected = image_of(generator, seed_ws(generator, [3], [1], truncation_psi=0.5)[0])
+    page.shows(expected)
+    command = page.page.inner_text("#command")
+    assert "--seeds 3 --trunc 0.5 --class 'a dog'" in command
+    page.page.wait_for_url("**label=1**")
+    page.page.goto("about:blank")
+    process.terminate()
+    process.wait(60)

@@ -22,7 +22,7 @@ from stylenat.cli import main
 from stylenat.explorer import Gallery, runtime, write_static
 from stylenat.explorer.runtime import FILES, cached, runtime_files
 from stylenat.latents import Settings, mixed
-from stylenat.sampling import generate, latents, render, seed_ws
+from stylenat.sampling import generate, latents, load_model, render, seed_ws
 
 for package in ("onnx", "onnxscript"):
     pytest.importorskip(package, reason=f"{package} is not installed (the extra `export`)")
@@ -34,8 +34,8 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def folder(models, tmp_path_factory) -> Path:
-    """A static page of both models, with ONNX Runtime Web if it is here, else without."""
+def folder(models, with_classes, tmp_path_factory) -> Path:
+    """A static page of all models, with ONNX Runtime Web if it is here, else without."""
     given = os.environ.get("STYLENAT_ORT")
     is_here = given or all((cached() / name).is_file() for name in FILES)
     if not is_here:
@@ -44,7 +44,7 @@ def folder(models, tmp_path_factory) -> Path:
             "STYLENAT_ORT names its tarball"
         )
     folder = tmp_path_factory.mktemp("site")
-    gallery = Gallery(models, Settings(), snapshots=False)
+    gallery = Gallery([*models, with_classes], Settings(), snapshots=False)
     write_static(gallery, folder, ort=Path(given) if given else None)
     return folder
 
@@ -86,6 +86,13 @@ def test_two_models_stand_side_by_side_and_dragging_moves_both(open_page, site, 
     for pane in (0, 1):
         (pixels,) = generate(generators[pane], [2])
         page.shows(pixels[0], pane)
+
+
+def test_classes_are_those_of_sample(open_page, site, with_classes):
+    generator = load_model(with_classes)
+    page = open_page(f"{site}#model=2&x=3&psi=0.5&label=2")
+    ws = seed_ws(generator, [3], [2], truncation_psi=0.5)
+    page.shows(render(generator, ws)[0])
 
 
 def test_nothing_is_asked_of_other_machines(browser, site):

@@ -1,5 +1,5 @@
 // The two engines behind one interface. A question is {kind: "about" | "facts" | "w" | "image", model,
-// seed, pane, ws}. Its answer is an object, w (Float32Array) or RGB pixels (Uint8Array); null stands
+// seed, label, pane, ws}. Its answer is an object, w (Float32Array) or RGB pixels (Uint8Array); null stands
 // for an image that a newer question has made pointless. The server alone knows {kind: "places"}, and
 // pane 2 of {kind: "image", place, y, x}: the attention of a query (Float32Array).
 
@@ -58,9 +58,9 @@ export class ServerEngine extends Engine {
     });
   }
 
-  send(id, { kind, model = 0, seed = 0, pane = 0, place = 0, y = 0, x = 0, ws }) {
+  send(id, { kind, model = 0, seed = 0, label = 0, pane = 0, place = 0, y = 0, x = 0, ws }) {
     if (this.socket.readyState !== WebSocket.OPEN) return this.settle(id, "The explorer has ended.");
-    if (kind !== "image") return this.socket.send(JSON.stringify({ id, kind, model, seed }));
+    if (kind !== "image") return this.socket.send(JSON.stringify({ id, kind, model, seed, label }));
     const message = new Uint8Array(HEADER + ws.byteLength);
     const view = new DataView(message.buffer);
     [id, model, pane, place].forEach((value, i) => view.setUint32(4 * i, value, true));

@@ -1,5 +1,6 @@
 // The strip of keyframes, its playing, and its recording in the browser.
 
+import { labelOf } from "./state.js";
 import { filmW, wsOf } from "./styles.js";
 
 const $ = (id) => document.getElementById(id);
@@ -49,9 +50,10 @@ export class Film {
   // ws of the film at time t, in keyframes; the controls apply to all of it.
   async frame(t) {
     const state = this.state();
-    const wOf = this.panes.wOf(state.model);
+    const facts = this.panes.facts;
+    const wOf = this.panes.wOf(state.model, labelOf(state, facts));
     const w = await filmW(state.keyframes, t, wOf);
-    return wsOf(state, this.panes.facts, this.panes.about.directions, wOf, w);
+    return wsOf(state, facts, this.panes.about.directions, wOf, w);
   }
 
   play(starts) {

@@ -4,7 +4,9 @@ import { Attention } from "./attention.js";
 import { ServerEngine, StaticEngine } from "./engines.js";
 import { Film } from "./film.js";
 import { Panes } from "./panes.js";
-import { ROW, SEED_LIMIT, command, filmCommand, fromHash, normalized, toHash } from "./state.js";
+import {
+  ROW, SEED_LIMIT, command, filmCommand, fromHash, labelOf, normalized, toHash,
+} from "./state.js";
 import { wsFile } from "./styles.js";
 
 const $ = (id) => document.getElementById(id);
@@ -39,7 +41,7 @@ function show() {
   const values = {
     seed: Math.floor(state.x) + ROW * Math.floor(state.y), fraction: state.x % 1, y: state.y,
     psi: state.psi, cutoff: state.cutoff ?? facts.num_ws, donor: state.donor,
-    model: state.model, scrub: state.model, beside: state.beside ?? "",
+    label: labelOf(state, facts), model: state.model, scrub: state.model, beside: state.beside ?? "",
   };
   for (const [id, value] of Object.entries(values)) {
     if (document.activeElement !== $(id) || $(id).type !== "number") $(id).value = value;
@@ -55,7 +57,7 @@ function show() {
   }
   const { text, needsFile } = command(state, about, facts);
   $("command").textContent = needsFile ? `${text}\n(save its ws file first, with the button below)` : text;
-  film?.show(state.keyframes, filmCommand(state, about));
+  film?.show(state.keyframes, filmCommand(state, about, facts));
 }
 
 // Controls
@@ -69,6 +71,8 @@ function buildBlocks(facts) {
     return label;
   }));
   $("cutoff").max = facts.num_ws;
+  $("class-box").hidden = !facts.classes.length;
+  $("label").replaceChildren(...facts.classes.map(option));
 }
 
 function buildDirections() {
@@ -84,9 +88,12 @@ function buildDirections() {
   }));
 }
 
+function option(textContent, value) {
+  return Object.assign(document.createElement("option"), { textContent, value });
+}
+
 function buildModels() {
   $("model-box").hidden = about.models.length < 2;
-  const option = (name, value) => Object.assign(document.createElement("option"), { textContent: name, value });
   const options = () => about.models.map(({ name }, index) => option(name, index));
   $("model").replaceChildren(...options());
   $("beside").replaceChildren(option("none", ""), ...options());
@@ -104,6 +111,7 @@ function listen() {
     const cutoff = Number(e.target.value);
     set({ cutoff: cutoff >= panes.facts.num_ws ? null : cutoff });
   };
+  $("label").oninput = (e) => set({ label: Number(e.target.value) });
   $("donor").oninput = (e) => set({ donor: whole(e.target.value) });
   $("blocks").onchange = () => set({
     blocks: [...$("blocks").querySelectorAll(":checked")].map((box) => Number(box.value)),

@@ -1,5 +1,6 @@
 // One or two images of the same state, each of its own model.
 
+import { labelOf } from "./state.js";
 import { wsOf } from "./styles.js";
 
 const MOST_KEPT = 512; // w of so many seeds; a seed's is asked for once
@@ -30,11 +31,11 @@ export class Panes {
     this.model = state.model;
   }
 
-  wOf(model) {
+  wOf(model, label) {
     return (seed) => {
-      const key = `${model} ${seed}`;
+      const key = `${model} ${label} ${seed}`;
       if (!this.seeds.has(key)) {
-        const asked = this.engine.ask({ kind: "w", model, seed });
+        const asked = this.engine.ask({ kind: "w", model, seed, label });
         asked.catch(() => this.seeds.delete(key));
         this.seeds.set(key, asked);
         if (this.seeds.size > MOST_KEPT) this.seeds.delete(this.seeds.keys().next().value);
@@ -44,7 +45,8 @@ export class Panes {
   }
 
   async ws(state, model = state.model) {
-    return wsOf(state, await this.factsOf(model), this.about.directions, this.wOf(model));
+    const facts = await this.factsOf(model);
+    return wsOf(state, facts, this.about.directions, this.wOf(model, labelOf(state, facts)));
   }
 
   render(state) {

@@ -7,6 +7,7 @@ export function initial() {
   return {
     x: 0, y: 0, // a place on the plane of seeds: seed x + 100 y where both are whole
     psi: 1, cutoff: null, // null: all blocks
+    label: 0, // the number of a class, of a model that has some
     donor: 1, blocks: [], // these blocks take the second seed
     strengths: {}, // of directions, by name, in sigma
     model: 0, beside: null,
@@ -28,7 +29,7 @@ export function normalized(state) {
 export function toHash(state) {
   const query = new URLSearchParams();
   const base = initial();
-  for (const key of ["x", "y", "psi", "cutoff", "donor", "model", "beside"]) {
+  for (const key of ["x", "y", "psi", "cutoff", "label", "donor", "model", "beside"]) {
     if (state[key] !== base[key]) query.set(key, state[key]);
   }
   if (state.attention) query.set("attention", state.attention.join("_"));
@@ -59,13 +60,18 @@ export function fromHash(hash) {
     ...base,
     x: number(query.get("x"), 0), y: number(query.get("y"), 0),
     psi: within(number(query.get("psi"), 1), -10, 10),
-    cutoff: whole("cutoff", 1000), donor: whole("donor", SEED_LIMIT - 1),
+    cutoff: whole("cutoff", 1000), donor: whole("donor", SEED_LIMIT - 1), label: whole("label", 1e6),
     model: whole("model", 1e6), beside: whole("beside", 1e6),
     blocks: list("blocks").map(Number).filter(Number.isInteger),
     strengths, attention: isQuery ? query3 : null,
     keyframes: list("film").map((k) => k.split("_").map(Number))
       .filter((k) => k.length === 2 && k.every((v) => Number.isFinite(v) && v >= 0)).slice(0, 100),
   });
+}
+
+// The class of a state in this model, which may have fewer than the one it was chosen in.
+export function labelOf(state, facts) {
+  return Math.min(state.label, Math.max(facts.classes.length - 1, 0));
 }
 
 // The seed at this place, or null between seeds.
@@ -83,7 +89,8 @@ export function command(state, about, facts) {
   const isTruncated = state.psi !== 1 && cutoff !== 0;
   const truncation = isTruncated
     ? ` --trunc ${state.psi}` + (cutoff === null ? "" : ` --trunc-cutoff ${cutoff}`) : "";
-  const scheme = about.scheme === "torch" ? "" : ` --seed-scheme ${about.scheme}`;
+  const scheme = (about.scheme === "torch" ? "" : ` --seed-scheme ${about.scheme}`)
+    + classOption(state, facts);
   if (seed !== null && !state.blocks.length && !moves.length) {
     return { text: `stylenat sample ${word} --seeds ${seed}${truncation}${scheme} --grid none --outdir out` };
   }
@@ -101,10 +108,14 @@ export function command(state, about, facts) {
     needsFile: true };
 }
 
-export function filmCommand(state, about) {
+function classOption(state, facts) {
+  return facts.classes.length ? ` --class ${facts.class_words[labelOf(state, facts)]}` : "";
+}
+
+export function filmCommand(state, about, facts) {
   const seeds = state.keyframes.map(([x, y]) => seedAt({ x, y }));
   if (seeds.length < 2 || seeds.includes(null)) return null;
   const word = about.models[state.model].word;
   const truncation = state.psi === 1 ? "" : ` --trunc ${state.psi}`;
-  return `stylenat film ${word} --seeds ${seeds.join(",")}${truncation} --out film.webp`;
+  return `stylenat film ${word} --seeds ${seeds.join(",")}${truncation}${classOption(state, facts)} --out film.webp`;
 }

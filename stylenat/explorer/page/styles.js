@@ -1,6 +1,6 @@
 // From a state to ws, in float32, operation by operation as PyTorch computes them.
 
-import { ROW } from "./state.js";
+import { ROW, labelOf } from "./state.js";
 
 const f = Math.fround;
 
@@ -39,12 +39,13 @@ export async function wsOf(state, facts, directions, wOf, w = null) {
   const cutoff = state.cutoff ?? facts.num_ws;
   const size = facts.style_dim;
   const ws = new Float32Array(facts.num_ws * size);
+  const average = facts.classes.length ? facts.w_avg[labelOf(state, facts)] : facts.w_avg;
   const done = new Map(); // each source is truncated once
   for (let block = 0; block < facts.num_ws; block++) {
     const source = donor && state.blocks.includes(block) ? donor : base;
     const psi = block < cutoff ? state.psi : 1;
     const key = `${source === donor} ${psi}`;
-    if (!done.has(key)) done.set(key, truncated(source, facts.w_avg, psi));
+    if (!done.has(key)) done.set(key, truncated(source, average, psi));
     ws.set(done.get(key), block * size);
   }
   for (const direction of directions) {

@@ -36,20 +36,22 @@ function model(number) {
   return loaded.get(number);
 }
 
-async function run(session, values, shape) {
-  const input = new ort.Tensor("float32", values, shape);
-  const results = await session.run({ [session.inputNames[0]]: input });
+async function run(session, values, shape, label) {
+  const inputs = [new ort.Tensor("float32", values, shape)];
+  if (session.inputNames.length > 1) inputs.push(new ort.Tensor("int64", [BigInt(label)], [1]));
+  const named = session.inputNames.map((name, index) => [name, inputs[index]]);
+  const results = await session.run(Object.fromEntries(named));
   return results[session.outputNames[0]].data;
 }
 
-async function answer({ kind, model: number, seed, ws }) {
+async function answer({ kind, model: number, seed, label, ws }) {
   if (kind === "about") return (about ??= await fetched("explorer.json", "json"));
   const { facts, mapping, synthesis } = await model(number);
   if (kind === "facts") return facts;
   if (kind === "w") {
     about ??= await fetched("explorer.json", "json");
     const z = latent(seed, facts.z_dim, about.scheme);
-    return new Float32Array(await run(mapping, z, [1, facts.z_dim]));
+    return new Float32Array(await run(mapping, z, [1, facts.z_dim], label));
   }
   return new Uint8Array(await run(synthesis, ws, [1, facts.num_ws, facts.style_dim]));
 }
