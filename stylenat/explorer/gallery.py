@@ -33,7 +33,8 @@ class Gallery:
 
     `paths`: what `stylenat sample` takes. With `snapshots`, all those of a run folder follow it,
     oldest first.
-    Raises OSError and ValueError as `load_model` does, for the first model and the directions.
+    Raises OSError and ValueError for models and directions that cannot be loaded; a snapshot is
+    looked at only when it is asked for.
     """
 
     def __init__(
@@ -46,15 +47,15 @@ class Gallery:
     ) -> None:
         self.settings = settings
         self.files: list[tuple[str, Path]] = []
+        self._loaded: OrderedDict[int, LoadedModel] = OrderedDict()
         for path in paths:
             self.files.append((_name(path), model_file(path, which=settings.snapshot)))
+            self.model(len(self.files) - 1)
             self.files += _snapshots(path) if snapshots else []
         self.directions_file = directions
-        self._loaded: OrderedDict[int, LoadedModel] = OrderedDict()
         self._directions = (
             () if directions is None else self.model(0).load_directions(directions).directions
         )
-        self.model(0)
 
     def model(self, number: int) -> LoadedModel:
         """Raises ValueError for a number that no model has."""

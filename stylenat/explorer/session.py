@@ -78,6 +78,8 @@ class Session:
                 message = await self.socket.receive()
                 if message["type"] == "websocket.disconnect":
                     return
+                if working.done():  # by a fault of ours: the page shall not wait for ever
+                    working.result()
                 if (data := message.get("bytes")) is not None:
                     await self._take_image(data)
                 else:
@@ -151,7 +153,8 @@ class Session:
         try:
             answer = await loop.run_in_executor(self.executor, function, *given)
         except (ValueError, OSError, RuntimeError) as error:
-            await self._refuse(identity, first_line(error))
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else None
+            await self._refuse(identity, reason or first_line(error))
             return
         if kind is None:
             await self.socket.send_text(json.dumps({"id": identity, "answer": answer}))

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import shutil
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -263,6 +267,28 @@ def test_classes_are_chosen_by_name_and_truncated_to_their_own_mean(open_page, w
     command = page.page.inner_text("#command")
     assert "--seeds 3 --trunc 0.5 --class 'a dog'" in command
     page.page.wait_for_url("**label=1**")
+    page.page.goto("about:blank")
+    process.terminate()
+    process.wait(60)
+
+
+def test_what_ails_one_model_stays_in_view_while_the_other_is_drawn(open_page, models, tmp_path):
+    from tests.explorer.conftest import start
+
+    run = tmp_path / "run"
+    (run / "snapshots").mkdir(parents=True)
+    (run / "config.yaml").touch()
+    for nimg in (1000, 2000):
+        shutil.copy(models[0], run / f"snapshots/{nimg:09d}.safetensors")
+    process, address = start(run)
+    (run / "snapshots/000001000.safetensors").unlink()
+    page = open_page(f"{address}#beside=1")
+    page.page.wait_for_selector("#error:not([hidden])")
+    page.set("seed", 5)
+    page.until("Number(document.getElementById('image0').dataset.drawn) > 1")
+    assert os.strerror(errno.ENOENT) in page.page.inner_text("#error")
+    page.page.select_option("#beside", "2")
+    page.page.wait_for_selector("#error", state="hidden")
     page.page.goto("about:blank")
     process.terminate()
     process.wait(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -225,6 +226,13 @@ def test_options_that_make_no_sense_together_are_refused(options, sentence):
     result = CliRunner().invoke(main, ["explore", "model.safetensors", *options])
     assert result.exit_code == 2
     assert sentence in result.output
+
+
+def test_a_model_that_is_not_there_is_refused_at_the_start(models, tmp_path):
+    missing = tmp_path / "missing.safetensors"
+    result = CliRunner().invoke(main, ["explore", str(models[0]), str(missing)])
+    assert result.exit_code == 1
+    assert result.stderr == f"Error: {missing}: {os.strerror(errno.ENOENT)}\n"
 
 
 def test_a_run_folder_shows_its_snapshots_in_the_server_alone(models, tmp_path):

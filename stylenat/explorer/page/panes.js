@@ -11,7 +11,7 @@ export class Panes {
     this.allFacts = new Map();
     this.seeds = new Map();
     this.panes = [0, 1].map((pane) => ({
-      pane, canvas: document.getElementById(`image${pane}`), busy: false, next: null,
+      pane, canvas: document.getElementById(`image${pane}`), busy: false, next: null, error: null,
     }));
     this.times = [];
   }
@@ -52,6 +52,7 @@ export class Panes {
   render(state) {
     const models = [state.model, state.beside];
     document.getElementById("pane1").hidden = state.beside === null;
+    if (state.beside === null) this.panes[1].error = null;
     this.panes.forEach((pane, index) => {
       if (models[index] !== null) this.draw(pane, { model: models[index], ws: () => this.ws(state, models[index]) });
     });
@@ -76,9 +77,11 @@ export class Panes {
       const pixels = await this.engine.ask({ kind: "image", pane: pane.pane, model: job.model, ws });
       if (pixels) this.put(pane, pixels, facts, job.model, begin);
       if (pixels && pane.pane === 0) this.ondrawn?.(job.model, ws);
+      pane.error = null;
     } catch (error) {
-      this.say(error.message);
+      pane.error = error.message;
     }
+    this.say(this.panes.find(({ error }) => error)?.error); // one pane does not hide what ails the other
     pane.busy = false;
     if (pane.next) {
       const next = pane.next;
@@ -102,7 +105,6 @@ export class Panes {
     pane.canvas.dataset.drawn = Number(pane.canvas.dataset.drawn ?? 0) + 1;
     document.getElementById(`caption${pane.pane}`).textContent =
       this.about.models.length > 1 ? this.about.models[model].name : "";
-    this.say(null);
     const milliseconds = performance.now() - begin;
     this.times = [...this.times.slice(-9), milliseconds];
     const mean = this.times.reduce((a, b) => a + b) / this.times.length;
