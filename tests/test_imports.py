@@ -19,12 +19,12 @@ LAYERS = (
     ("tools",),  # what maintainers run; it is not installed
     ("stylenat.__main__",),
     ("stylenat.cli",),
-    ("stylenat.benchmarks", "stylenat.doctor"),
+    ("stylenat.benchmarks", "stylenat.doctor", "stylenat.explorer"),
     ("stylenat.training",),
     ("stylenat.metrics",),
     ("stylenat",),  # stylenat/__init__.py alone: the names that a user imports
     ("stylenat.backbones", "stylenat.latents"),
-    ("stylenat.sampling", "stylenat.data"),
+    ("stylenat.sampling", "stylenat.data", "stylenat.portable"),
     ("stylenat.legacy",),
     ("stylenat.export",),
     ("stylenat.config",),
@@ -42,7 +42,7 @@ DEPTH = {unit: depth for depth, layer in enumerate(LAYERS) for unit in layer}
 IMPLEMENTATIONS = "ops.neighborhood.impl"
 
 # May be absent: everything but one backend, logger or reader works without it.
-OPTIONAL = {"cleanfid", "lmdb", "natten", "tensorboard", "triton", "wandb"}
+OPTIONAL = {"cleanfid", "lmdb", "natten", "starlette", "tensorboard", "triton", "wandb"}
 
 # Running it is the program, and timm, which has effects, is there to be told of our models.
 LEFT_OUT = ("__main__", "stylenat.backbones.timm_models")

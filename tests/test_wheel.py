@@ -36,11 +36,10 @@ def wheel(tmp_path_factory) -> Path:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("stylenat", "ops", "configs"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE", "requirements.txt",
-                 "requirements-dev.txt", "requirements-film.txt", "requirements-modes.txt",
-                 "requirements-project.txt",
-                 "requirements-timm.txt"):  # fmt: skip
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    for path in ROOT.glob("requirements*.txt"):
+        shutil.copy(path, source)
     building = ("wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", out, source)
     done = run(sys.executable, "-m", "pip", "--quiet", *building, folder=out)
     assert done.returncode == 0, done.stderr

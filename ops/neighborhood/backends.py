@@ -97,6 +97,8 @@ class Problem(Protocol):
     @property
     def largest_kernel_size(self) -> int: ...
     @property
+    def needs_grad(self) -> bool: ...
+    @property
     def has_tangent(self) -> bool: ...
     @property
     def is_transformed(self) -> bool: ...
@@ -110,7 +112,7 @@ class Row:
     `checked_by` finds out whether it is. `dtypes` gives for each dtype the least compute capability
     of a GPU. None stands for no limit. If the environment variable `interpreted_by` is 1, the
     kernels run on the CPU as well. With `warns`, one warning says why this machine lacks the
-    backend, since `auto` then takes a slower one.
+    backend, since `auto` then takes a slower one. `auto` passes over a row that is `only_by_name`.
     """
 
     name: str
@@ -121,9 +123,11 @@ class Row:
     dtypes: Mapping[torch.dtype, int] | None = field(default=None, hash=False)
     max_head_dim: int | None = None
     max_kernel_size: int | None = None
+    has_gradient: bool = True
     has_all_derivatives: bool = False
     interpreted_by: str | None = None
     warns: bool = False
+    only_by_name: bool = False
 
     def unsupported(self, problem: Problem) -> str | None:
         """None, or one sentence on why this backend can't run that problem."""
@@ -134,6 +138,8 @@ class Row:
             )
         if self.dtypes is not None and problem.dtype not in self.dtypes:
             return f"it takes {_listed(self.dtypes)}, not {problem.dtype}"
+        if problem.needs_grad and not self.has_gradient:
+            return "it has no gradient; use torch.no_grad(), or another backend"
         if problem.has_tangent and not self.has_all_derivatives:
             return FORWARD_MODE
         if problem.is_transformed and not self.has_all_derivatives:
@@ -230,6 +236,13 @@ BACKENDS: tuple[Backend, ...] = (
         warns=True,
     ),
     Backend(
+        name="portable",
+        summary="plain PyTorch in few large operations, for export",
+        dtypes={torch.float32: 0, torch.bfloat16: 0, torch.float16: 0},
+        has_gradient=False,
+        only_by_name=True,
+    ),
+    Backend(
         name="reference",
         summary="plain PyTorch; the specification",
         has_all_derivatives=True,
@@ -265,7 +278,11 @@ def auto_order(problem: Problem) -> tuple[Backend, ...]:
 def _of_device(rows: tuple[AnyRow, ...], problem: Problem) -> tuple[AnyRow, ...]:
     """The rows of the tensors' device. Triton's interpreter is for tests, so that on the CPU
     `triton` runs only if it is asked for by name."""
-    return tuple(row for row in rows if row.device_type in (None, problem.device_type))
+    return tuple(
+        row
+        for row in rows
+        if row.device_type in (None, problem.device_type) and not row.only_by_name
+    )
 
 
 def choose(problem: Problem, requested: str) -> Backend:

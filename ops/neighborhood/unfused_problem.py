@@ -105,6 +105,7 @@ class UnfusedProblem:
     dtype: torch.dtype
     device_type: str
     device_index: int | None
+    needs_grad: bool
     has_tangent: bool
     is_transformed: bool
 
@@ -174,14 +175,16 @@ def describe_av(
     return _problem(window, value, (attn, value, additional_values))
 
 
-def _problem(window: Window, features: Tensor, tensors: Sequence[Tensor | None]) -> UnfusedProblem:
+def _problem(window: Window, features: Tensor, optional: Sequence[Tensor | None]) -> UnfusedProblem:
+    tensors = [tensor for tensor in optional if tensor is not None]
     return UnfusedProblem(
         window=window,
         head_dim=features.shape[-1],
         dtype=features.dtype,
         device_type=features.device.type,
         device_index=features.device.index,
-        has_tangent=carries_tangent(tensor for tensor in tensors if tensor is not None),
+        needs_grad=torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors),
+        has_tangent=carries_tangent(tensors),
         is_transformed=in_transform("Grad"),
     )
 

@@ -21,6 +21,8 @@ from stylenat.cli.convert import convert
 from stylenat.cli.directions import directions
 from stylenat.cli.doctor import doctor
 from stylenat.cli.edit import edit
+from stylenat.cli.explore import explore
+from stylenat.cli.export import export
 from stylenat.cli.fid import fid
 from stylenat.cli.film import film
 from stylenat.cli.mix import mix
@@ -80,8 +82,8 @@ def main() -> None:
 
 
 for command in (
-    prepare, augment_sheet, train, sample, fid, convert, blend,
-    mix, film, directions, edit, attention, project,
+    prepare, augment_sheet, train, sample, fid, convert, export, blend,
+    mix, film, directions, edit, attention, project, explore,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
     main.add_command(command)

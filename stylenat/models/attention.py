@@ -186,7 +186,9 @@ class WindowAttention(_MultiHeadAttention):
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
     """Attention of [..., L, D] with bias [..., L, L]."""
-    if is_transformed():  # PyTorch's fused kernels have no forward mode
+    # PyTorch's fused kernels have no forward mode, and torch.export records their memory layout,
+    # which no other program has.
+    if is_transformed() or torch.compiler.is_exporting():
         return ((scale * q) @ k.mT + bias).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 

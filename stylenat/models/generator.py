@@ -158,7 +158,8 @@ class Generator(nn.Module):
                 f"ws must be [B, num_ws, style_dim] = [B, {self.num_ws}, {style_dim}]: "
                 f"{tuple(ws_BLS.shape)}"
             )
-        x_BHWC = self.const.expand(len(ws_BLS), -1, -1, -1)
+        # Not len(): torch.export would take its answer, a plain int, for the only batch size.
+        x_BHWC = self.const.expand(ws_BLS.shape[0], -1, -1, -1)
         image_B3HW = None
         blocks = [level.blocks for level in self.config.levels]
         for level, level_ws_BLS in zip(self.levels, ws_BLS.split(blocks, dim=1), strict=True):

@@ -54,8 +54,13 @@ def to_uint8(image_B3HW: Tensor, space: PixelSpace) -> Tensor:
             f"an image must not hold NaN: {values} of {image.numel()} values; "
             "the network that made it has diverged"
         )
-    pixels = image * _per_channel([255 * std for std in space.std], image)
-    pixels = pixels + _per_channel([255 * mean + 0.5 for mean in space.mean], image)
+    return quantized(image, space)
+
+
+def quantized(image_B3HW: Tensor, space: PixelSpace) -> Tensor:
+    """What `to_uint8` computes, without its checks, which no exported graph can hold."""
+    pixels = image_B3HW * _per_channel([255 * std for std in space.std], image_B3HW)
+    pixels = pixels + _per_channel([255 * mean + 0.5 for mean in space.mean], image_B3HW)
     # Truncating a value that is not negative rounds it down.
     return pixels.clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 

@@ -112,6 +112,9 @@ def test_the_reference_takes_every_problem_so_that_auto_always_ends():
     assert len(set(backend_names())) == len(BACKENDS) + 1
 
 
+DERIVATIVES = {(True, True): "all", (True, False): "first order", (False, False): "none"}
+
+
 def table_for_docs() -> list[str]:
     """BACKENDS as the lines of docs/attention.md."""
     lines = ["| backend | what it is | runs on | needs | dtypes | limits | derivatives |"]
@@ -130,7 +133,7 @@ def table_for_docs() -> list[str]:
             row.requires or "nothing",
             ", ".join(dtypes) or "any floating",
             ", ".join(f"{name} {most}" for name, most in limits.items() if most) or "none",
-            "all" if row.has_all_derivatives else "first order",
+            DERIVATIVES[row.has_gradient, row.has_all_derivatives],
         )
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -11,7 +11,7 @@ import torch
 from ops.neighborhood import BACKENDS, HeadGroup, backend_names, neighborhood_attention_2d
 from ops.neighborhood.problem import describe
 from tests.golden_values import golden_arrays, golden_json, golden_randn
-from tests.ops.problems import GRID, Case, draw, errors, run
+from tests.ops.problems import GRID, Case, draw, errors, run_forward
 
 SMALL = Case((1, 3, 3), 8, ((1, 3, 1),))
 GOLDEN = golden_json("na2d_rpb")
@@ -23,13 +23,21 @@ def on(device: str, *names: str) -> list:
     return [pytest.param(name, device, marks=marks, id=f"{name}-{device}") for name in names]
 
 
-LIMITED = [row for row in BACKENDS if row.device_type is not None]
-OTHERS = [case for row in LIMITED for case in on(row.device_type, row.name)]
+OTHER_ROWS = {row.name: row for row in BACKENDS if row.name != "reference"}
+OTHERS = [
+    case
+    for row in OTHER_ROWS.values()
+    for device in ([row.device_type] if row.device_type else ["cpu", "cuda"])
+    for case in on(device, row.name)
+]
 ALL = [*on("cpu", "reference"), *on("cuda", "reference"), *OTHERS]
+DIFFERENTIABLE = [
+    case for case in ALL if case.values[0] == "reference" or OTHER_ROWS[case.values[0]].has_gradient
+]
 OTHERS_BY_DTYPE = [
     pytest.param(*case.values, dtype, marks=case.marks, id=f"{case.id}-{dtype}")
-    for case, row in zip(OTHERS, LIMITED, strict=True)
-    for dtype in row.dtypes
+    for case in OTHERS
+    for dtype in OTHER_ROWS[case.values[0]].dtypes
 ]
 REGISTERED_WHOLE = [*on("cpu", "cpu"), *on("cuda", "triton")]
 
@@ -72,23 +80,20 @@ def test_golden_values_of_natten(backend, device, index):
     def heads_last(x: torch.Tensor) -> torch.Tensor:
         return x.permute(0, 2, 3, 1, 4).to(device)
 
-    q, k, v = (
-        heads_last(golden_randn(shape, f"na/{index}/{name}")).requires_grad_() for name in "qkv"
-    )
+    q, k, v = (heads_last(golden_randn(shape, f"na/{index}/{name}")) for name in "qkv")
     groups = [HeadGroup(heads, kernel_size, case["dilation"])]
-    rpb = golden_randn(groups[0].rpb_shape, f"na/{index}/rpb").to(device).requires_grad_()
-    out = neighborhood_attention_2d(q, k, v, groups, [rpb], backend=backend)
-    dout = heads_last(golden_randn(shape, f"na/{index}/grad"))
-    dq, dk, dv, drpb = torch.autograd.grad((out * dout).sum(), [q, k, v, rpb])
+    rpb = golden_randn(groups[0].rpb_shape, f"na/{index}/rpb").to(device)
     without = neighborhood_attention_2d(q, k, v, groups, backend=backend)
-    for name, value, limit in (
-        ("out", out, 2e-5),
-        ("out_nobias", without, 2e-5),
-        ("dq", dq, 1e-4),
-        ("dk", dk, 1e-4),
-        ("dv", dv, 1e-4),
-        ("drpb", drpb, 1e-4),
-    ):
+    has_gradient = backend == "reference" or OTHER_ROWS[backend].has_gradient
+    for tensor in (q, k, v, rpb):
+        tensor.requires_grad_(has_gradient)
+    out = neighborhood_attention_2d(q, k, v, groups, [rpb], backend=backend)
+    compared = [("out", out, 2e-5), ("out_nobias", without, 2e-5)]
+    if has_gradient:
+        dout = heads_last(golden_randn(shape, f"na/{index}/grad"))
+        gradients = torch.autograd.grad((out * dout).sum(), [q, k, v, rpb])
+        compared += zip(("dq", "dk", "dv", "drpb"), gradients, [1e-4] * 4, strict=True)
+    for name, value, limit in compared:
         golden = arrays[f"{index}.{name}"]
         golden = golden.to(device) if name == "drpb" else heads_last(golden)
         error = (value - golden).abs().max().item()
@@ -100,7 +105,7 @@ def test_a_group_gives_the_same_alone_and_among_others(backend, device):
     skip_unsupported(backend, device)
     case = Case((1, 16, 15), 8, ((2, 7, 1), (3, 5, 2), (1, 3, 4)))
     inputs = draw(case, torch.float32, device=device)
-    together = run(inputs, backend, torch.float32)
+    together = run_forward(inputs, backend, torch.float32)
     first = 0
     for index, group in enumerate(inputs.groups):
         part = slice(first, first + group.heads)
@@ -131,7 +136,7 @@ def test_strided_views_give_the_same_as_copies(backend, device):
         torch.testing.assert_close(out, expected)
 
 
-@pytest.mark.parametrize(("backend", "device"), ALL)
+@pytest.mark.parametrize(("backend", "device"), DIFFERENTIABLE)
 def test_an_expanded_gradient_is_taken_as_it_is(backend, device):
     skip_unsupported(backend, device)
     q = torch.randn(1, 5, 6, 2, 8, device=device, requires_grad=True)
@@ -163,8 +168,9 @@ def test_it_compiles_without_a_graph_break(backend, device):
     if backend != "auto":
         skip_unsupported(backend, device)
     torch.compiler.reset()
+    has_gradient = backend not in OTHER_ROWS or OTHER_ROWS[backend].has_gradient
     groups = (HeadGroup(2, 3, 1), HeadGroup(2, 3, 2))
-    rpb = [torch.randn(2, 5, 5, device=device, requires_grad=True) for _ in groups]
+    rpb = [torch.randn(2, 5, 5, device=device, requires_grad=has_gradient) for _ in groups]
 
     def attend(q, k, v):
         return neighborhood_attention_2d(q, k, v, groups, rpb, backend=backend)
@@ -172,11 +178,21 @@ def test_it_compiles_without_a_graph_break(backend, device):
     compiled = torch.compile(attend, fullgraph=True, backend="aot_eager")
     for batch in (2, 3):  # the second is compiled for any
         shape = (batch, 8, 9, 4, 8)
-        q, k, v = (torch.randn(shape, device=device, requires_grad=True) for _ in range(3))
+        q, k, v = (torch.randn(shape, device=device, requires_grad=has_gradient) for _ in range(3))
         weight = torch.randn(shape, device=device)
         both = []
         for function in (compiled, attend):
             out = function(q, k, v)
-            gradients = torch.autograd.grad((out * weight).sum(), [q, k, v, *rpb])
+            gradients = (
+                torch.autograd.grad((out * weight).sum(), [q, k, v, *rpb]) if has_gradient else ()
+            )
             both.append((out, *gradients))
         torch.testing.assert_close(*both)
+
+
+def test_a_backend_without_a_gradient_refuses_tensors_that_need_one():
+    q = torch.randn(1, 5, 6, 2, 8, requires_grad=True)
+    with pytest.raises(RuntimeError, match="'portable' can't run this call: it has no gradient"):
+        neighborhood_attention_2d(q, q, q, [HeadGroup(2, 3)], backend="portable")
+    with torch.no_grad():
+        neighborhood_attention_2d(q, q, q, [HeadGroup(2, 3)], backend="portable")
