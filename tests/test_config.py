@@ -100,6 +100,7 @@ def count_on_meta(config: RunConfig) -> tuple[int, int]:
         ("faces32", (514_157, 400_737)),
         ("faces64", (685_866, 395_377)),
         ("finetune256", (48_921_000, 26_211_585)),
+        ("portraits64", (685_866, 395_377)),
     ],
 )
 def test_shipped_config_makes_networks_of_its_size(name, parameters):

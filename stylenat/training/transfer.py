@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from stylenat.config import RunConfig, load_config, shipped_configs
+from stylenat.export import load_discriminator
 from stylenat.files import naming, user_path
 from stylenat.layout import RunPaths
 from stylenat.legacy import convert_all
@@ -39,13 +40,20 @@ VECTORS = (".parametrizations.weight.0._u", ".parametrizations.weight.0._v")
 # it, but a network cannot be built without it.
 PUBLISHED = ("ffhq256", "ffhq1024", "church256")
 
+# The files of a folder that holds a model.
+FILE_G, FILE_D = "model.safetensors", "discriminator.safetensors"
+
 
 @dataclass(frozen=True)
 class Model:
-    """What `train.init_from` names: a file and its networks by the names of a training state."""
+    """What `train.init_from` names: a file and its networks by the names of a training state.
+
+    `file_d` is the file of D, if that is another one.
+    """
 
     file: Path
     networks: Mapping[str, Network]
+    file_d: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -128,15 +136,22 @@ def _widen(own_OI: Tensor, given_OI: Tensor) -> None:
 def read_model(path: str | Path, config: RunConfig) -> Model:
     """The networks in whatever holds some, on the CPU. Raises as `plan_transfer` says.
 
-    Of a run, the newest training state. Where a file holds one generator, it is G and the average.
+    Of a run, the newest training state; of another folder, `model.safetensors`, and D from
+    `discriminator.safetensors` if it is there. Where a file holds one generator, it is G and the
+    average.
     """
-    file = _file_of(user_path(path))
+    path = user_path(path)
+    file = _file_of(path)
     with naming(file), file.open("rb") as opened:
         is_zip = opened.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     if not is_zip or file.suffix == ".safetensors":
         # It also finds the sentence for what is no model.
         generator = load_generator(file)
-        return Model(file, {"G": generator, "G_ema": generator})
+        networks: dict[str, Network | None] = {"G": generator, "G_ema": generator}
+        file_d = path / FILE_D if path.is_dir() and (path / FILE_D).exists() else None
+        if file_d is not None:
+            networks["D"] = load_discriminator(file_d)
+        return _model(file, networks, file_d)
     shipped = shipped_configs()
     configs = [config, None, *(load_config(shipped[name]) for name in PUBLISHED)]
     held = convert_all(file, configs=configs)
@@ -145,15 +160,26 @@ def read_model(path: str | Path, config: RunConfig) -> Model:
     networks["G_ema"] = networks["G_ema"] or networks["G"]
     if networks["G"] is None:
         raise ValueError(f"{file} holds no generator: only {', '.join(held)}")
-    return Model(file, {name: found for name, found in networks.items() if found is not None})
+    return _model(file, networks, None)
+
+
+def _model(file: Path, networks: Mapping[str, Network | None], file_d: Path | None) -> Model:
+    held = {name: found for name in NETWORKS if (found := networks.get(name)) is not None}
+    return Model(file, held, file_d)
 
 
 def _file_of(path: Path) -> Path:
+    """The file of the generator: `path` itself, or one of the folder that it is."""
     if not path.is_dir():
         return path
     run = RunPaths(path)
     if not run.config.is_file():
-        raise ValueError(f"{path} is a folder, but no run: it holds no config.yaml")
+        if (path / FILE_G).exists():
+            return path / FILE_G
+        raise ValueError(
+            f"{path} is a folder, but no run and no model: it holds neither config.yaml nor "
+            f"{FILE_G}; give train.init_from a folder that does, or a file"
+        )
     newest = newest_checkpoint(run.checkpoints)
     if newest is None:
         raise ValueError(
@@ -229,8 +255,11 @@ def _report(config: RunConfig, model: Model, matches: Mapping[str, Match]) -> It
         for name in NETWORKS
         if name in matches
     )
-    absent = "" if "D" in matches else "; it holds no D, which starts anew"
-    yield f"{model.file}: {counts}{absent}"
+    if "D" not in matches:
+        whence = "; it holds no D, which starts anew"
+    else:
+        whence = f"; D is from {model.file_d}" if model.file_d else ""
+    yield f"{model.file}: {counts}{whence}"
     for name, found in matches.items():
         if name == "G_ema" and found == matches["G"]:
             continue

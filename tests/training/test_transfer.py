@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,54 @@ def test_a_published_average_alone_becomes_g_too(tmp_path):
     assert not differing(state.G, convert_checkpoint(path))
     assert not differing(state.D, new_state(config, CPU).D)
     assert "it holds no D, which starts anew" in plan_transfer(config).report[0]
+
+
+def model_folder(folder: Path, **networks: torch.nn.Module) -> Path:
+    folder.mkdir()
+    if "G" in networks:
+        save_generator(networks["G"], folder / "model.safetensors")
+    if "D" in networks:
+        save_discriminator(networks["D"], folder / "discriminator.safetensors")
+    return folder
+
+
+def test_a_folder_gives_its_generator_and_its_discriminator(tmp_path):
+    old = new_state(tiny(train={"seed": 7}), CPU)
+    folder = model_folder(tmp_path / "model", G=old.G, D=old.D)
+    state = started_from(folder, tmp_path)
+    for name in ("G", "D", "G_ema"):
+        wanted = old.D if name == "D" else old.G
+        assert flat(getattr(state, name).state_dict()) == flat(wanted.state_dict()), name
+    (line,) = plan_transfer(tiny(train={"init_from": str(folder)})).report
+    count = len(plan_transfer(tiny(train={"init_from": str(folder)})).matches["D"].copied)
+    assert line.startswith(f"{folder}/model.safetensors: ")
+    assert f", {count} of {count} tensors of D, " in line
+    assert line.endswith(f"; D is from {folder}/discriminator.safetensors")
+
+
+def test_a_folder_without_a_discriminator_and_a_file_beside_one_give_none(tmp_path):
+    old = new_state(tiny(train={"seed": 7}), CPU)
+    alone = model_folder(tmp_path / "alone", G=old.G)
+    both = model_folder(tmp_path / "both", G=old.G, D=old.D)
+    fresh = new_state(tiny(), CPU).D
+    for source in (alone, both / "model.safetensors"):
+        assert not differing(started_from(source, tmp_path).D, fresh)
+        (line,) = plan_transfer(tiny(train={"init_from": str(source)})).report
+        assert line.endswith("; it holds no D, which starts anew")
+
+
+def test_a_run_folder_means_its_training_state_even_with_a_model_in_it(old_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(old_run, run)
+    other = new_state(tiny(train={"seed": 9}), CPU)
+    save_generator(other.G, run / "model.safetensors")
+    save_discriminator(other.D, run / "discriminator.safetensors")
+    saved = load_checkpoint(checkpoints(run / "checkpoints")[0])
+    state = started_from(run, tmp_path)
+    for name in ("G", "D", "G_ema"):
+        assert flat(getattr(state, name).state_dict()) == flat(saved[name]), name
+    (line,) = plan_transfer(tiny(train={"init_from": str(run)})).report
+    assert "discriminator.safetensors" not in line
 
 
 # What fits in part
@@ -362,7 +411,17 @@ def test_what_is_no_model_is_refused_by_one_sentence(tmp_path):
     assert "is no model" in refusal(tmp_path / "text.txt", tmp_path)
     (tmp_path / "c.yaml").write_text("a: 1")
     assert "is a configuration, not a model" in refusal(tmp_path / "c.yaml", tmp_path)
-    assert "is a folder, but no run" in refusal(tmp_path, tmp_path)
+    said = refusal(tmp_path, tmp_path)
+    assert "is a folder, but no run and no model: it holds neither config.yaml nor" in said
+    only_d = model_folder(tmp_path / "only_d", D=Discriminator(TINY_D))
+    assert "neither config.yaml nor model.safetensors" in refusal(only_d, tmp_path)
+    swapped = model_folder(tmp_path / "swapped", G=new_state(tiny(), CPU).G)
+    (swapped / "discriminator.safetensors").write_bytes(
+        (swapped / "model.safetensors").read_bytes()
+    )
+    said = refusal(swapped, tmp_path)
+    assert said.startswith(f"{swapped}/discriminator.safetensors: ")
+    assert "the file holds a generator, not a discriminator" in said
     torch.save({"state_dicts": {"d": official_weights(TINY_D)}}, tmp_path / "d.pt")
     assert refusal(tmp_path / "d.pt", tmp_path).endswith("d.pt holds no generator: only d")
     save_discriminator(Discriminator(TINY_D), tmp_path / "d.safetensors")
