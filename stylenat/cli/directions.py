@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stylenat.choices import DIRECTION_METHODS, DirectionMethod
 from stylenat.cli.options import UserPath, check_together, style_settings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from stylenat.latents import LoadedModel
 
 
 @click.command()
@@ -106,7 +111,6 @@ def directions(
         Settings,
         parse_blocks,
         save_directions,
-        seeds_or_file,
         wanted_seeds,
     )
     from stylenat.latents.finding import find_directions, remarks
@@ -127,12 +131,9 @@ def directions(
     numbers = parse_blocks(blocks, loaded.generator.config)
     if count is None:
         count = 1 if method == "difference" else 10
-    pair = None
-    if first is not None and second is not None:
-        ends = (loaded.styles(*seeds_or_file(text)) for text in (first, second))
-        from_ws, to_ws = (styles.all(batch=chosen.batch).ws for styles in ends)
-        pair = (from_ws, to_ws)
-    found = find_directions(loaded, method, count=count, blocks=numbers, region=box, pair=pair)
+    found = find_directions(
+        loaded, method, count=count, blocks=numbers, region=box, pair=_pair(loaded, first, second)
+    )
     found = found.named([] if names is None else [name.strip() for name in names.split(",")])
     ws = loaded.styles(seeds).all(batch=chosen.batch).ws
     for direction in found.directions:
@@ -142,3 +143,18 @@ def directions(
     click.echo(f"{out}: {len(found.directions)} directions by {method}, blocks {blocks}")
     for sentence in remarks(found):
         click.echo(f"  {sentence}")
+
+
+def _pair(
+    loaded: LoadedModel, first: str | None, second: str | None
+) -> tuple[Tensor, Tensor] | None:
+    """The ws that a difference leads from and to, if they are given."""
+    from stylenat.latents import seeds_or_file
+
+    if first is None or second is None:
+        return None
+    from_ws, to_ws = (
+        loaded.styles(*seeds_or_file(text)).all(batch=loaded.settings.batch).ws
+        for text in (first, second)
+    )
+    return from_ws, to_ws

@@ -1,14 +1,11 @@
 """`train.init_from`: the networks of a new run begin with the tensors of a model that there is.
 
-A tensor of the model goes to the one that does the same work in the run's network, if their shapes
-agree. Levels are matched by their resolution: G's names count from 4x4 up, D's from the top down,
-so that the same level has other names in a D for larger images.
+`matching` finds out which tensor goes where.
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,16 +22,9 @@ from stylenat.models import Discriminator, Generator
 from stylenat.sampling import load_generator
 from stylenat.text import shortened
 from stylenat.training.checkpoint import newest_checkpoint
+from stylenat.training.matching import VECTORS, WEIGHT, Match, Network, match, shown_name
 from stylenat.training.state import NETWORKS, TrainingState
 from stylenat.untrusted import ZIP_MAGIC
-
-Network = Generator | Discriminator
-
-# Each has the mean of w anew, since training changes it, and the weight of classes by its schedule.
-DERIVED = ("w_avg", "w_avg_samples", "class_weight", "mapping_network.class_weight")
-FIRST_OF_MAPPING = "mapping_network.layers.0.weight"
-WEIGHT = ".parametrizations.weight.original"
-VECTORS = (".parametrizations.weight.0._u", ".parametrizations.weight.0._v")
 
 # What the released files of the first format leave out, above all dilations. No tensor depends on
 # it, but a network cannot be built without it.
@@ -57,24 +47,6 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Match:
-    """Which tensors one network takes from another, and what becomes of the rest.
-
-    `copied`: name in the run's network -> name in the model's. A weight under spectral norm stands
-    for its two singular vectors too, which go where it goes. `widened` does the same for weights
-    that see the class beside z here, and z alone in the model: those of the class start at 0, so
-    that the network begins as the model's does, whatever the class.
-    """
-
-    copied: Mapping[str, str]
-    widened: Mapping[str, str]
-    count: int  # of the tensors that the run's network has
-    new: tuple[str, ...]
-    left_over: tuple[str, ...]
-    of_another_shape: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Transfer:
     """A model and what a run's networks take from it, ready to be applied."""
 
@@ -85,15 +57,15 @@ class Transfer:
     @torch.no_grad()
     def apply(self, state: TrainingState) -> None:
         """Copy all that matches into the state's networks, whatever their device is."""
-        for name, match in self.matches.items():
+        for name, found in self.matches.items():
             own = getattr(state, name).state_dict()
             given = self.model.networks[name].state_dict()
-            for target, source in match.copied.items():
+            for target, source in found.copied.items():
                 own[target].copy_(given[source])
                 for vector in VECTORS if target.endswith(WEIGHT) else ():
                     key, source_key = (n.removesuffix(WEIGHT) + vector for n in (target, source))
                     own[key].copy_(given[source_key])
-            for target, source in match.widened.items():
+            for target, source in found.widened.items():
                 _widen(own[target], given[source])
 
 
@@ -101,7 +73,8 @@ def plan_transfer(config: RunConfig) -> Transfer | None:
     """What a new run takes from the model that it begins with; None if it begins with none.
 
     Raises OSError if the model cannot be read, and ValueError, one sentence that names the file, if
-    it holds no generator or none of whose weights one fits the run's.
+    it holds no generator or none of whose weights one fits the run's, and if a frozen mapping
+    network would have to learn classes.
     """
     if config.train.init_from is None:
         return None
@@ -116,6 +89,11 @@ def plan_transfer(config: RunConfig) -> Transfer | None:
             f"{model.file}: no weight of its generator has the name and shape of one in "
             "model.generator, so that nothing could be learned from it; give train.init_from a "
             "model of the same widths, or change model.generator"
+        )
+    if config.train.freeze_mapping and matches["G"].widened:
+        raise ValueError(
+            f"{model.file} has no classes, and with train.freeze_mapping its mapping network would "
+            "never learn those of model.classes: leave one of the two out"
         )
     return Transfer(model, matches, tuple(_report(config, model, matches)))
 
@@ -189,63 +167,6 @@ def _file_of(path: Path) -> Path:
     return newest
 
 
-# Matching
-
-
-def match(target: Network, source: Network) -> Match:
-    """Which tensors of `target` are to be copied from `source`; only shapes are looked at."""
-    own, given = _tensors(target), _tensors(source)
-    copied, widened, new, odd = {}, {}, [], []
-    for role, (name, tensor) in own.items():
-        if role not in given:
-            new.append(_shown(name))
-            continue
-        source_name, source_tensor = given[role]
-        if source_tensor.shape == tensor.shape:
-            copied[name] = source_name
-        elif name == FIRST_OF_MAPPING and _gains_classes(target, source):
-            widened[name] = source_name
-        else:
-            shapes = f"{list(source_tensor.shape)} there, {list(tensor.shape)} here"
-            odd.append(f"{_shown(name)} {shapes}")
-    left_over = tuple(_shown(name) for role, (name, _) in given.items() if role not in own)
-    return Match(copied, widened, len(own), tuple(new), left_over, tuple(odd))
-
-
-def _gains_classes(target: Network, source: Network) -> bool:
-    """Whether two generators differ, before the first layer, in classes alone."""
-    if not isinstance(target, Generator) or not isinstance(source, Generator):
-        return False
-    here, there = target.config, source.config
-    same = (here.z_dim, here.style_dim) == (there.z_dim, there.style_dim)
-    return same and bool(here.classes) and not there.classes
-
-
-def _tensors(network: Network) -> dict[str, tuple[str, Tensor]]:
-    """Name and tensor of all that can be copied, by what they do."""
-    return {
-        _role(network, name): (name, tensor)
-        for name, tensor in network.state_dict().items()
-        if name not in DERIVED and not name.endswith(VECTORS)
-    }
-
-
-def _role(network: Network, name: str) -> str:
-    """A tensor's name, the same in networks for images of any size."""
-    if isinstance(network, Generator):
-        # The last level's RGB output sees its own tokens, all others those of the next level.
-        last = len(network.levels) - 1
-        return name.replace(f"levels.{last}.to_rgb.", f"last_rgb@{network.resolution}.")
-    sides = [level.resolution for level in network.config.levels[::-1]]
-    return re.sub(
-        r"^(from_rgbs|blocks)\.(\d+)\.", lambda found: f"{found[1]}@{sides[int(found[2])]}.", name
-    )
-
-
-def _shown(name: str) -> str:
-    return name.replace(WEIGHT, ".weight")
-
-
 # Reporting
 
 
@@ -264,9 +185,9 @@ def _report(config: RunConfig, model: Model, matches: Mapping[str, Match]) -> It
         if name == "G_ema" and found == matches["G"]:
             continue
         whose = "G and G_ema" if name == "G" and found == matches.get("G_ema") else name
-        own = {_shown(key) for key in found.copied} | {*found.new, *found.widened}
+        own = {shown_name(key) for key in found.copied} | {*found.new, *found.widened}
         own |= {entry.partition(" ")[0] for entry in found.of_another_shape}
-        given = {_shown(key) for key in found.copied.values()}
+        given = {shown_name(key) for key in found.copied.values()}
         given |= {*found.left_over, *found.widened.values()}
         given |= {entry.partition(" ")[0] for entry in found.of_another_shape}
         for reason, entries in (

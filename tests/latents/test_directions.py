@@ -371,3 +371,43 @@ def test_the_covariance_is_that_of_w(model):
     G = LoadedModel(model).generator
     w = G.mapping(torch.randn(20_000, 8)).detach().double()
     torch.testing.assert_close(w_covariance(G), torch.cov(w.T), rtol=0.1, atol=0.02)
+
+
+def test_a_difference_leads_from_the_mean_of_some_styles_to_that_of_others(model):
+    loaded = LoadedModel(model)
+    first, second = (loaded.styles(seeds).all(batch=8).ws for seeds in ([0, 1, 2], [7, 8]))
+    found = find_directions(loaded, "difference", count=1, blocks=[1, 2], pair=(first, second))
+    (direction,) = found.directions
+    step = second[:, 1].mean(0) - first[:, 1].mean(0)
+    torch.testing.assert_close(direction.vector, step / step.norm(), rtol=1e-4, atol=1e-5)
+    assert direction.blocks == (1, 2)
+    ends = [(ws[:, 1] @ direction.vector).double() for ws in (first, second)]
+    around = torch.cat([end - end.mean() for end in ends]).square().mean().sqrt()
+    apart = (ends[1].mean() - ends[0].mean()) / around
+    assert found.about["apart"] == pytest.approx(apart.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--method", "difference"), "--from and --to are for --method difference, which needs"),
+        (("--from", "1"), "--from and --to belong together: --to is missing"),
+        (
+            ("--from", "1", "--to", "2", "--count", "2"),
+            "--from and --to are for --method difference",
+        ),
+        (
+            ("--method", "difference", "--from", "1", "--to", "2", "--count", "3"),
+            "--method difference finds 1 direction: --count 3",
+        ),
+        (
+            ("--method", "difference", "--from", "1,2", "--to", "2,1"),
+            "--from and --to must be different styles",
+        ),
+    ],
+)
+def test_a_difference_needs_two_different_ends(model, run, tmp_path, options, said):
+    result = run("directions", model, *options, "--out", tmp_path / "out.json")
+    assert result.exit_code == 1
+    assert said in result.output
+    assert not (tmp_path / "out.json").exists()

@@ -13,6 +13,8 @@ from PIL import Image
 from stylenat.config import load_config, save_config
 from stylenat.data import Batch, draw_face, open_images
 from stylenat.data.plan import BatchPlan
+from stylenat.export import save_generator
+from stylenat.models import Generator
 from stylenat.sampling import contact_sheet, generate, load_generator
 from stylenat.training.checkpoint import checkpoints, load_checkpoint
 from stylenat.training.classes import (
@@ -30,6 +32,7 @@ from stylenat.training.run_folder import RunFolder
 from stylenat.training.start import newest_state, open_training_images, read_init_from
 from stylenat.training.state import new_state
 from stylenat.training.steps import d_step, g_step, penalty_step
+from stylenat.training.transfer import plan_transfer
 from tests.training.test_loop import final_state, statistics
 from tests.training.tiny import TINY, stylenat, tiny
 
@@ -368,3 +371,13 @@ def test_names_may_come_from_the_configuration(data):
     config = of_classes(data, model={"class_names": NAMES})
     assert with_class_names(config, open_images(data)) == config
     assert with_class_names(config, open_images("faces:3", resolution=16)) == config
+
+
+def test_a_frozen_mapping_network_cannot_learn_classes(tmp_path):
+    save_generator(Generator(tiny().model.generator), tmp_path / "model.safetensors")
+    config = tiny(
+        model={**TINY["model"], "classes": 2},
+        train={"init_from": str(tmp_path / "model.safetensors"), "freeze_mapping": True},
+    )
+    with pytest.raises(ValueError, match="would never learn those of"):
+        plan_transfer(config)
