@@ -124,7 +124,7 @@ def test_auto_takes_cpp_on_the_cpu_and_the_reference_for_what_it_lacks():
         problem = unfused_backends.UnfusedProblem
         window = unfused_backends.Window((3,), (1,), (False,))
         return unfused_backends.choose_unfused(
-            problem(window, 4, x.dtype, x.device.type, None, False, False), "auto"
+            problem(window, 4, x.dtype, x.device.type, None, False, False, False), "auto"
         ).name
 
     assert chosen(torch.zeros(1)) == "cpu"
