@@ -202,10 +202,7 @@ def _about(generator: Generator) -> dict[str, Any]:
         "style_dim": config.style_dim,
         "num_ws": config.num_ws,
         "resolution": config.resolution,
-        # The side of the map that each w acts on.
-        "block_resolutions": [
-            level.resolution for level in config.levels for _ in range(level.blocks)
-        ],
+        "block_resolutions": config.block_resolutions,
         "pixel_space": {"mean": config.pixel_space.mean, "std": config.pixel_space.std},
         "classes": config.classes,
         "class_names": config.class_names,

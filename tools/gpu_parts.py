@@ -7,6 +7,7 @@ from pathlib import Path
 
 # Modules by what imports them, and the names that pip has for them where they differ.
 COMMAND = ("click",)
+PYTEST = ("pytest", *COMMAND)
 TABLES = (*COMMAND, "rich")
 NETWORKS = (*TABLES, "numpy", "yaml", "pydantic", "safetensors")
 TRAINING = (*NETWORKS, "matplotlib", "PIL", "simplejpeg")
@@ -56,15 +57,10 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
     op, tokens = bench.format("op"), bench.format("tokens")
     sampling, training = bench.format("generator"), bench.format("training")
     profile = "stylenat bench {} --device cuda --profile --repeats 3"
-    faces, pytest = f"{work}/faces64.zip", ("pytest", *COMMAND)
-    training_tests = ("pytest", *TRAINING)
+    faces = f"{work}/faces64.zip"
     return {
         "doctor": (task("stylenat doctor", COMMAND),),
-        "correct": (
-            task("pytest -m gpu -q -rfE --durations=5 tests/ops", pytest),
-            task("pytest -m gpu -q -rfE tests/augment", training_tests),
-            task("pytest -m gpu -q -rfE tests/backbones tests/compat", training_tests),
-        ),
+        "correct": _gpu_tests(),
         "op": (
             task(f"{op} --batch 8 --repeats 5", TABLES),
             task(f"{tokens} --repeats 5", TABLES),
@@ -109,10 +105,20 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
             ),
         ),
         "natten": (
-            task("pytest -m gpu -q -rfE tests/ops -k natten", pytest),
+            task("pytest -m gpu -q -rfE tests/ops -k natten", PYTEST),
             task(f"{op} --batch 8 --repeats 5", TABLES),
         ),
     }
+
+
+def _gpu_tests() -> tuple[Task, ...]:
+    """The tests marked gpu: the operations, the augmentations, the backbones and the drop-in."""
+    needs = ("pytest", *TRAINING)
+    return (
+        task("pytest -m gpu -q -rfE --durations=5 tests/ops", PYTEST),
+        task("pytest -m gpu -q -rfE tests/augment", needs),
+        task("pytest -m gpu -q -rfE tests/backbones tests/compat", needs),
+    )
 
 
 def _tiny_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stylenat.files import sha256_of, user_path
+from stylenat.files import user_path
 from stylenat.latents import LoadedModel, Settings
 from stylenat.latents.attention_maps import attention_weights
 from stylenat.layout import RunPaths, numbered
@@ -98,14 +98,12 @@ class Gallery:
             "style_dim": config.style_dim,
             "num_ws": config.num_ws,
             "resolution": config.resolution,
-            "block_resolutions": [
-                level.resolution for level in config.levels for _ in range(level.blocks)
-            ],
+            "block_resolutions": config.block_resolutions,
             "classes": list(config.class_names) or [str(i) for i in range(config.classes)],
             "class_words": [shell_word(name) for name in config.class_names]
             or [str(i) for i in range(config.classes)],
             "w_avg": generator.w_avg.tolist(),
-            "sha256": sha256_of(self.files[number][1]),
+            "sha256": loaded.sha256,
         }
 
     def w(self, number: int, seed: int, label: int) -> bytes:

@@ -67,7 +67,7 @@ def attention_weights(generator: Generator, ws_BLS: Tensor) -> Iterator[Weights]
     """
     with _tokens(generator) as tokens:
         generator.synthesis(ws_BLS.to(generator.const))
-    sides = [level.resolution for level in generator.config.levels for _ in range(level.blocks)]
+    sides = generator.config.block_resolutions
     for block, (resolution, module) in enumerate(zip(sides, all_blocks(generator), strict=True)):
         attention = module.attention
         if isinstance(attention, HydraAttention):

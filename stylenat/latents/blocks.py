@@ -40,8 +40,7 @@ def blocks_text(blocks: Sequence[int]) -> str:
 def named_blocks(name: str, config: GeneratorConfig) -> list[int]:
     """The blocks of one of NAMED_SIDES; empty if the model has no such level."""
     low, high = NAMED_SIDES[name]
-    sides = [level.resolution for level in config.levels for _ in range(level.blocks)]
-    return [block for block, side in enumerate(sides) if low <= side <= high]
+    return [block for block, side in enumerate(config.block_resolutions) if low <= side <= high]
 
 
 def all_blocks(generator: Generator) -> list[Any]:

@@ -95,8 +95,7 @@ def w_covariance(generator: Generator, classes: Sequence[int] | None = None) -> 
 
     With classes, the mean of the covariances within each: how w varies, but for the class.
     """
-    z = torch.randn(LATENTS, generator.z_dim, generator=torch.Generator().manual_seed(0))
-    z = z.to(generator.const)
+    z = generator.fixed_latents(LATENTS)
     if classes is None:
         return torch.cov(generator.mapping(z).double().cpu().T)
     labels = (torch.full((len(z),), label, device=z.device) for label in classes)

@@ -37,8 +37,7 @@ def find_centers(generator: Generator, count: int) -> Tensor:
             "the mean of the image's class"
         )
     cluster = extra_module("sklearn.cluster", package="scikit-learn", extra="modes")
-    z = torch.randn(LATENTS, generator.z_dim, generator=torch.Generator().manual_seed(0))
-    w_NS = generator.mapping(z.to(generator.const)).float().cpu()
+    w_NS = generator.mapping(generator.fixed_latents(LATENTS)).float().cpu()
     # Dimensions that vary much should not decide alone which w are near.
     std_S = w_NS.std(0).clamp(min=1e-8)
     kmeans = cluster.KMeans(count, n_init=1, max_iter=50, random_state=0)

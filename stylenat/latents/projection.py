@@ -190,8 +190,7 @@ class _Problem:
 def _statistics(model: LoadedModel, problem: _Problem) -> tuple[Tensor, float, float]:
     """The mean [S] of w, its spread, and the median distance between two images of the model."""
     generator = model.generator
-    z = torch.randn(LATENTS, generator.z_dim, generator=torch.Generator().manual_seed(0))
-    z, labels = z.to(generator.const), None
+    z, labels = generator.fixed_latents(LATENTS), None
     if model.classes is not None:
         # Each class as often as the others.
         labels = torch.tensor(model.classes, device=z.device).repeat(

@@ -173,18 +173,23 @@ class Generator(nn.Module):
 
         With classes, the mean of each one, [N, S], of as many latents as `_w_avg_latents` says.
         """
-        z = torch.randn(
-            self._w_avg_latents,
-            self.z_dim,
-            generator=torch.Generator().manual_seed(0),
-            dtype=torch.float32,
-            device="cpu",
-        ).to(self.const)
+        z = self.fixed_latents(self._w_avg_latents)
         if not self.config.classes:
             return self.mapping(z).mean(dim=0)
         label = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         of_classes = range(self.config.classes)
         return torch.stack([self.mapping(z, label + index).mean(dim=0) for index in of_classes])
+
+    def fixed_latents(self, count: int) -> Tensor:
+        """Latents [count, z_dim] for statistics of w, the same in every call, on every device."""
+        z = torch.randn(
+            count,
+            self.z_dim,
+            generator=torch.Generator().manual_seed(0),
+            dtype=torch.float32,
+            device="cpu",
+        )
+        return z.to(self.const)
 
     @property
     def _w_avg_latents(self) -> int:

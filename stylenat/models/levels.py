@@ -281,3 +281,8 @@ class GeneratorConfig:
     def num_ws(self) -> int:
         """How many w the synthesis network takes: one per block."""
         return sum(level.blocks for level in self.levels)
+
+    @property
+    def block_resolutions(self) -> list[int]:
+        """The side of the map that each block, and so each w, acts on."""
+        return [level.resolution for level in self.levels for _ in range(level.blocks)]
