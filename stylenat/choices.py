@@ -10,7 +10,10 @@ from typing import Literal, get_args
 Filter = Literal["bilinear", "lanczos", "box"]  # that scales images of a data set
 Crop = Literal["center", "none"]  # what `stylenat prepare` does with images that are not square
 Mode = Literal["clean", "legacy_pytorch", "legacy_tensorflow"]  # feature network and its scaling
-Metric = Literal["fid", "kid", "pr", "swd"]
+Space = Literal[  # of features, in which images are compared
+    "inception", "dinov2", "dinov2_b", "clip", "vgg", "effnet_lite0"
+]
+InSpace = Literal["fd", "kd", "pr", "dc", "mind"]  # metrics that any such space has
 Dtype = Literal["float32", "bfloat16", "float16"]  # of a generator that makes images
 Precision = Literal["float32", "bfloat16"]  # of training, and of what is measured
 SeedScheme = Literal["torch", "stylegan"]  # whose latents a seed stands for
@@ -27,7 +30,29 @@ LatentSpace = Literal["w", "w+"]  # one w for all blocks of a generator, or one 
 FILTERS: tuple[Filter, ...] = get_args(Filter)
 CROPS: tuple[Crop, ...] = get_args(Crop)
 MODES: tuple[Mode, ...] = get_args(Mode)
-METRICS: tuple[Metric, ...] = get_args(Metric)
+SPACES: tuple[Space, ...] = get_args(Space)
+IN_SPACE: tuple[InSpace, ...] = get_args(InSpace)
+
+
+def metric_name(metric: InSpace, space: Space) -> str:
+    """What a metric is called in a space: `fid` and `kid` are the ones of Inception."""
+    if space == "inception":
+        return {"fd": "fid", "kd": "kid"}.get(metric, metric)
+    return f"{metric}_{space}"
+
+
+METRICS: tuple[str, ...] = (
+    *(metric_name(metric, space) for space in SPACES for metric in IN_SPACE),
+    "cmmd",
+    "is",
+    "ppl",
+    "ppl_effnet_lite0",
+    "swd",
+)
+METRICS_IN_WORDS = (
+    f"fid, kid, pr, dc, mind; fd, kd, pr, dc or mind with _ and one of {', '.join(SPACES[1:])}, "
+    f"such as fd_dinov2; {', '.join(METRICS[len(SPACES) * len(IN_SPACE) :])}"
+)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 SEED_SCHEMES: tuple[SeedScheme, ...] = get_args(SeedScheme)

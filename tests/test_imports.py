@@ -27,7 +27,7 @@ LAYERS = (
     ("stylenat.sampling", "stylenat.data", "stylenat.portable"),
     ("stylenat.legacy",),
     ("stylenat.export",),
-    ("stylenat.config",),
+    ("stylenat.config", "stylenat.weights"),
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
     ("stylenat.distributed",),
     ("stylenat.ending", "stylenat.untrusted", "stylenat.precision", "stylenat.machine"),

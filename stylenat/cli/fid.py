@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylenat.choices import FILTERS, METRICS, MODES
+from stylenat.choices import FILTERS, METRICS_IN_WORDS, MODES
 from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 @click.option(
     "--metrics",
     metavar="LIST",
-    help=f"Which scores to measure: some of {','.join(METRICS)}.  [default: the run's, or fid]",
+    help=f"Which scores to measure, separated by commas. There are {METRICS_IN_WORDS}.  "
+    "[default: the run's, or fid]",
 )
 @click.option(
     "-n",  # torchrun takes --num for the start of an option of its own
@@ -42,14 +43,17 @@ if TYPE_CHECKING:
     "legacy_pytorch]",
 )
 @click.option(
-    "--weights", type=UserPath(), metavar="FILE", help="A file with the feature network's weights."
+    "--weights",
+    type=UserPath(),
+    metavar="FILE",
+    help="A file with the weights of the feature network, if the scores need only one.",
 )
 @click.option("--trust", is_flag=True, help="Run a TorchScript program of unknown origin.")
 @click.option(
     "--reference",
     type=UserPath(),
     metavar="NPZ",
-    help="A file with mu and sigma to compare with in place of --data; for fid alone.",
+    help="A file with mu and sigma to compare with in place of --data; for fid and fd_... alone.",
 )
 @click.option(
     "--resize",
@@ -142,26 +146,30 @@ def fid(
             "compiled": compiled,
             "tell": click.echo if is_main() else lambda _: None,
         }
-        content, lines = _measured(model, protocol, per_class=per_class, **settings)
+        content, lines, cautions = _measured(model, protocol, per_class=per_class, **settings)
         if is_main():
             file = model_file(model, which=snapshot) if is_model(model) else None
             click.echo("\n".join(lines))
+            for caution in cautions:
+                click.echo(f"caution: {caution}", err=True)
             _write(content, model, file, out)
 
 
 def _measured(
     model: str, protocol: Protocol, *, per_class: bool, **settings: Any
-) -> tuple[dict[str, Any], list[str]]:
-    """Scores and their protocols, as JSON holds them, and as lines to print."""
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """Scores and their protocols, as JSON holds them, and as lines to print; then cautions."""
     from stylenat.metrics import score, score_classes
 
     if per_class:
         of_classes = score_classes(model, protocol, **settings)
         content = {name: scores.to_dict() for name, scores in of_classes.items()}
-        return {"classes": content}, _table(of_classes)
+        cautions = {caution for scores in of_classes.values() for caution in scores.cautions}
+        return {"classes": content}, _table(of_classes), sorted(cautions)
     scores = score(model, protocol, **settings)
-    lines = [f"{metric:<12}{value:.6g}" for metric, value in scores.values.items()]
-    return scores.to_dict(), [*lines, scores.summary()]
+    width = max(map(len, scores.values)) + 2
+    lines = [f"{name:<{max(width, 12)}}{value:.6g}" for name, value in scores.values.items()]
+    return scores.to_dict(), [*lines, scores.summary()], scores.cautions
 
 
 def _table(of_classes: Mapping[str, Scores]) -> list[str]:

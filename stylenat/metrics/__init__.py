@@ -7,7 +7,7 @@ from stylenat.metrics.collect import Stopped
 from stylenat.metrics.evaluate import Evaluator
 from stylenat.metrics.scores import Scores
 from stylenat.metrics.scoring import Protocol, protocol_of, score, score_classes
-from stylenat.metrics.weights import find_weights
+from stylenat.weights import find_weights
 
 __all__ = [
     "Evaluator",

@@ -89,7 +89,7 @@ def collect(
     """
     positions = own_share(range(num))
     seen, is_stopped = 0, False
-    with closing(batches_BHW3), _bar(description, len(positions)) as advance:
+    with closing(batches_BHW3), bar_of(description, len(positions)) as advance:
         for images_BHW3 in batches_BHW3:
             own = positions[seen : seen + len(images_BHW3)]
             for collector in collectors:
@@ -105,7 +105,8 @@ def collect(
     assert total == num, f"{num} images were asked for, and {total} came"
 
 
-def _bar(description: str | None, total: int) -> AbstractContextManager[Callable[[int], None]]:
+def bar_of(description: str | None, total: int) -> AbstractContextManager[Callable[[int], None]]:
+    """A progress bar of this many steps; none if there is no description."""
     if description is None:
         return nullcontext(lambda steps: None)
     return progress_bar(description, total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Generator as Batches
 from pathlib import Path
 from typing import Any
@@ -15,28 +15,29 @@ from stylenat.choices import MODES
 from stylenat.data import ImageSource, class_labels
 from stylenat.data.source import random_state
 from stylenat.distributed import from_main
-from stylenat.files import sha256_of, user_path
 from stylenat.metrics import swd
-from stylenat.metrics.collect import Collector, FeatureCollector, collect, generated, read
-from stylenat.metrics.features import RESIZE, FeatureNetwork
-from stylenat.metrics.reference import (
-    PROTOCOL_VERSION,
-    SUBSET_SEED,
-    load_reference,
-    reference_features,
-    subset,
+from stylenat.metrics.collect import (
+    Collector,
+    FeatureCollector,
+    bar_of,
+    collect,
+    generated,
+    read,
 )
+from stylenat.metrics.features import KINDS, FeatureNetwork, open_network, takes_file
+from stylenat.metrics.path_length import Walk
+from stylenat.metrics.reference import PROTOCOL_VERSION, about, collect_reference, places, subset
 from stylenat.metrics.scores import Scores
-from stylenat.metrics.swd import PatchCollector
 from stylenat.metrics.table import (
-    NETWORK_NEEDS,
     Collected,
+    Metric,
+    cautions,
+    keeps_all,
     measure,
     require_enough,
     require_file_suffices,
     rows_of,
 )
-from stylenat.metrics.weights import find_weights
 from stylenat.models import Generator
 from stylenat.precision import name_of
 from stylenat.sampling import SEED_LIMIT
@@ -47,10 +48,11 @@ class Evaluator:
 
     `metrics`: names from `choices.METRICS`. `num` images are generated and compared with `num`
     images of the data set, drawn with a fixed seed, or with all if it has fewer. None is mirrored.
-    `mode`, `weights` and `trust_weights` choose the feature network (see `find_weights`).
-    `reference` is an .npz file in place of `data`, only for fid. `seed` chooses other generated
-    images: seed s takes the seeds from `s * num` on. `network` is a feature network that has been
-    loaded before.
+    `mode` chooses between the networks of Inception. `weights` is a file for the one network that
+    the metrics need, and `trust_weights` lets it be a program (see `find_weights`). `reference` is
+    an .npz file in place of `data`, for Fréchet distances alone. Metrics that compare nothing need
+    neither. `seed` chooses other generated images: seed s takes the seeds from `s * num` on.
+    `networks` are feature networks that have been loaded before, by space.
 
     A generator with classes makes images of classes drawn from those of the data, or of all classes
     equally often if the data have none, or of one class.
@@ -76,28 +78,26 @@ class Evaluator:
         batch: int = 32,
         workers: int = 2,
         progress: bool = True,
-        network: FeatureNetwork | None = None,
+        networks: Mapping[str, FeatureNetwork] | None = None,
     ) -> None:
         self.num, self.mode, self.seed, self.batch = num, mode, seed, batch
         self.device, self.workers, self.progress = torch.device(device), workers, progress
         check_settings(metrics, num=num, mode=mode, seed=seed)
         self.rows = rows_of(metrics)
-        self.needs = {row.needs for row in self.rows}
-        self._check_reference(data, reference)
-        self.data, self.network = data, network
-        if self.network is None and self.needs & NETWORK_NEEDS:
-            found = find_weights(mode, weights, trust=trust_weights)
-            self.network = FeatureNetwork(mode, found, self.device)
-        if data is None:
-            assert reference is not None
-            assert self.network is not None
-            file = user_path(reference)
-            self.theirs = Collected(gaussian=load_reference(file, self.network))
-            self.reference: dict[str, Any] = {"file": file.name, "sha256": sha256_of(file)}
-        else:
-            indices = subset(len(data), num)
-            self.theirs = self._collect_reference(data, indices)
-            self.reference = {**_about(data, indices), "mirror": False}
+        self.data = data
+        self._check_reference(reference)
+        self.networks = dict(networks or self._open_networks(weights, trust_weights))
+        self.theirs, self.reference = collect_reference(
+            self.rows,
+            self.networks,
+            data,
+            reference,
+            num=num,
+            batch=batch,
+            workers=workers,
+            device=self.device,
+            bar=self._bar,
+        )
 
     def __call__(
         self,
@@ -127,9 +127,18 @@ class Evaluator:
             "dtype": name_of(dtype),
             **({} if which is None else {"classes": which}),
         }
-        return self._score(
-            batches, self.num, generator.resolution, subject, "Generated images", stopped
+        walk = Walk(
+            generator,
+            num=self.num,
+            first_seed=first_seed,
+            labels=labels,
+            truncation_psi=truncation_psi,
+            batch=batch or self.batch,
+            bar=lambda total: bar_of(self._bar("Path lengths"), total),
+            stopped=stopped,
         )
+        side = generator.resolution
+        return self._score(batches, self.num, side, subject, "Generated images", stopped, walk=walk)
 
     def _labels(
         self, classes: int, of_class: int | None
@@ -147,48 +156,55 @@ class Evaluator:
 
     def score_images(self, images: ImageSource) -> Scores:
         """Scores of a data set's images in place of generated ones: `num`, or all."""
+        walks = [row.name for row in self.rows if row.needs == "walk"]
+        if walks:
+            raise ValueError(f"{walks[0]} is measured inside a model, and these are images")
         indices = subset(len(images), self.num)
         require_enough(self.rows, len(indices), "of the images to be scored")
-        subject = _about(images, indices)
+        subject = about(images, indices)
         side = 0 if self.theirs.patches is None else swd.side_of(images)
         batches = read(images, indices, batch=self.batch, workers=self.workers)
-        place = _places(images, indices)
+        place = places(images, indices)
         return self._score(batches, len(indices), side, subject, "Images", place=place)
 
-    def _check_reference(self, data: ImageSource | None, reference: str | Path | None) -> None:
-        if (data is None) == (reference is None):
+    def _check_reference(self, reference: str | Path | None) -> None:
+        if self.data is not None and reference is not None:
             raise ValueError("scores need either a data set or a file of reference statistics")
-        if data is None:
+        if self.data is not None:
+            require_enough(self._comparing, min(len(self.data), self.num), "of the data set")
+        elif reference is not None:
             require_file_suffices(self.rows)
-        else:
-            require_enough(self.rows, min(len(data), self.num), "of the data set")
-
-    def _collect_reference(self, data: ImageSource, indices: Sequence[int]) -> Collected:
-        patches = features = None
-        # Patches come first, since SWD may refuse the images.
-        if "patches" in self.needs:
-            num = min(len(indices), swd.MOST_IMAGES)
-            place, side = _places(data, indices), swd.side_of(data)
-            patches = PatchCollector(side, num, seed=0, device=self.device, place=place)
-            batches = read(data, indices[:num], batch=self.batch, workers=self.workers)
-            collect(batches, num, [patches], description=self._bar("Data, patches"))
-        if self.network is not None:
-            features = reference_features(
-                data,
-                indices,
-                self.network,
-                keep=self._keeps_features,
-                batch=self.batch,
-                workers=self.workers,
-                description=self._bar("Data, features"),
+        elif self._comparing:
+            raise ValueError(
+                f"{self._comparing[0].name} needs a data set or a file of reference statistics to "
+                "compare with"
             )
-        if features is None:
-            return Collected(patches=patches)
-        return Collected(features.gaussian, features.all_ND, patches)
 
     @property
-    def _keeps_features(self) -> bool:
-        return "features_ND" in self.needs
+    def _comparing(self) -> list[Metric]:
+        return [row for row in self.rows if row.compares]
+
+    def _open_networks(
+        self, weights: str | Path | None, trust: bool
+    ) -> Iterator[tuple[str, FeatureNetwork]]:
+        """The feature networks of the metrics, by space."""
+        spaces = [space for space in dict.fromkeys(row.space for row in self.rows) if space]
+        with_file = [space for space in spaces if takes_file(space)]
+        if weights is not None and len(with_file) != 1:
+            raise ValueError(
+                f"the weights {weights} must be for one network, and the metrics "
+                f"{', '.join(row.name for row in self.rows)} read {len(with_file)}: measure them "
+                "one by one, or put the files into the cache"
+            )
+        for space in spaces:
+            file = weights if space in with_file else None
+            yield space, open_network(space, self.mode, self.device, file, trust=trust)
+
+    def cautions(self, num: int) -> list[str]:
+        """What one should know before trusting the scores of `num` images, a sentence each."""
+        fewer = min(num, (self.reference or {}).get("num", num))
+        dims = {space: network.dim for space, network in self.networks.items()}
+        return cautions(self.rows, fewer, dims)
 
     def _bar(self, description: str) -> str | None:
         return description if self.progress else None
@@ -202,22 +218,23 @@ class Evaluator:
         description: str,
         stopped: Callable[[], bool] = lambda: False,
         place: Callable[[int], str] = "image {}".format,
+        walk: Walk | None = None,
     ) -> Scores:
-        patches = features = None
+        patches = None
         collectors: list[Collector] = []
         if self.theirs.patches is not None:
             patches = self.theirs.patches.counterpart(side, num, place=place)
             collectors.append(patches)
-        if self.network is not None:
-            features = FeatureCollector(self.network, keep=self._keeps_features)
-            collectors.append(features)
-        bar = self._bar(description)
-        collect(batches_BHW3, num, collectors, description=bar, stopped=stopped)
-        ours = Collected(patches=patches)
-        if features is not None:
-            found = features.finish()
-            ours = Collected(found.gaussian, found.all_ND, patches)
-        values = measure(self.rows, ours, self.theirs)
+        features = {
+            space: FeatureCollector(network, keep=keeps_all(self.rows, space))
+            for space, network in self.networks.items()
+        }
+        collectors += features.values()
+        if collectors:
+            bar = self._bar(description)
+            collect(batches_BHW3, num, collectors, description=bar, stopped=stopped)
+        found = {space: collector.finish() for space, collector in features.items()}
+        values = measure(self.rows, Collected(found, patches), self.theirs, walk)
         # Every rank gets the same bits, whatever its hardware.
         return Scores(from_main(values), self._protocol(subject))
 
@@ -226,16 +243,22 @@ class Evaluator:
             "stylenat_version": __version__,
             "version": PROTOCOL_VERSION,
             "images": dict(subject),
-            "reference": dict(self.reference),
             "device": _device_name(self.device),
         }
-        if self.network is not None:
+        if self.reference is not None:
+            protocol["reference"] = dict(self.reference)
+        if self.networks:
             protocol["features"] = {
-                "mode": self.mode,
-                "resize": RESIZE[self.mode],
-                "network_sha256": self.network.weights.sha256,
-                "network_is_published": self.network.weights.is_published,
+                space: {
+                    **({"mode": self.mode} if space.startswith("inception") else {}),
+                    "resize": KINDS[network.kind].resize,
+                    "network_sha256": network.weights.sha256,
+                    "network_is_published": network.weights.is_published,
+                }
+                for space, network in self.networks.items()
             }
+        if found := self.cautions(subject["num"]):
+            protocol["cautions"] = found
         return protocol | {row.name: dict(row.settings) for row in self.rows if row.settings}
 
 
@@ -249,21 +272,6 @@ def check_settings(metrics: Sequence[str], *, num: int, mode: str, seed: int) ->
         raise ValueError(f"the seed must be at least 0: {seed}")
     if (seed + 1) * num > SEED_LIMIT["torch"]:
         raise ValueError(f"the seed is too large for {num:,} images: (seed + 1) * num > 2**63")
-
-
-def _about(images: ImageSource, indices: Sequence[int]) -> dict[str, Any]:
-    """Which images these are, for the protocol."""
-    return {
-        "num": len(indices),
-        "of": len(images),
-        "fingerprint": images.fingerprint(),
-        "subset_seed": SUBSET_SEED,
-    }
-
-
-def _places(images: ImageSource, indices: Sequence[int]) -> Callable[[int], str]:
-    """A function: where the image at a position of `indices` is, for messages."""
-    return lambda position: images.place(indices[position])
 
 
 def _device_name(device: torch.device) -> str:

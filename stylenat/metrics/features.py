@@ -1,57 +1,128 @@
-"""Images -> Inception features, as clean-fid and pytorch-fid take them.
+"""Images -> features: the spaces that images are compared in, and how images are scaled for each.
 
-| mode | network | scaled to 299x299 by |
+| space | network | scaled by |
 |---|---|---|
-| `legacy_pytorch` | pytorch-fid's state dict | PyTorch, bilinear, without antialiasing |
-| `clean` | StyleGAN2-ADA's TorchScript | Pillow, bicubic in floating point, antialiased |
-| `legacy_tensorflow` | the same | the network itself, as TensorFlow 1 does |
+| `inception`, mode `legacy_pytorch` | pytorch-fid's state dict | PyTorch, not antialiased |
+| `inception`, mode `clean` | StyleGAN2-ADA's TorchScript | Pillow, bicubic in floating point |
+| `inception`, mode `legacy_tensorflow` | the same | the network itself, as TensorFlow 1 does |
+| `dinov2`, `dinov2_b` | DINOv2, ViT-L/14 and ViT-B/14 | Pillow, bicubic, 224x224 |
+| `clip` | CLIP's ViT-L/14@336 | Pillow, bicubic, the middle square to 336x336 |
+| `vgg` | torchvision's VGG16 | Pillow, bicubic, 224x224 |
+| `effnet_lite0` | EfficientNet-Lite0 | Pillow, bicubic, 224x224 |
 
-Legend: B batch, H height, W width, D features: 2048 of the published networks.
+`inception_classes` stands for the probabilities of Inception's classes.
+Legend: B batch, H height, W width, S side, D features.
 """
 
 from __future__ import annotations
 
-import importlib
-import warnings
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
-from stylenat.metrics.weights import VerifiedFile
+from stylenat.latents.perceptual import effnet_file
+from stylenat.metrics import inception, transformers
+from stylenat.metrics.classifiers import VGG16, EfficientNet
+from stylenat.metrics.inception import PyTorchInception, ScriptedInception
 from stylenat.precision import without_tf32
 from stylenat.text import first_line
-from stylenat.untrusted import load_untrusted
+from stylenat.weights import WEIGHTS, VerifiedFile, find_weights
 
-SIDE = 299
-RESIZE = {
-    "clean": "Pillow bicubic, antialiased, float32",
-    "legacy_pytorch": "PyTorch bilinear, not antialiased",
-    "legacy_tensorflow": "TensorFlow 1 bilinear, inside the network",
+
+def squeezed(images_BHW3: Tensor, *, side: int, is_cropped: bool = False) -> Tensor:
+    """uint8 images [B, H, W, 3] -> float32 [B, 3, S, S], 0..255: Pillow's bicubic, antialiased.
+
+    Images that are not square lose their proportions, or with `is_cropped` their edges.
+    """
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # Pillow lets other threads run
+        resize = partial(_squeezed, side=side, is_cropped=is_cropped)
+        resized = list(pool.map(resize, images_BHW3.cpu().numpy()))
+    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().contiguous()
+
+
+def _squeezed(image_HW3: np.ndarray, *, side: int, is_cropped: bool) -> np.ndarray:
+    height, width = image_HW3.shape[:2]
+    box = (0, 0, width, height)
+    if is_cropped:
+        short = min(height, width)
+        left, top = (width - short) // 2, (height - short) // 2
+        box = (left, top, left + short, top + short)
+    image = Image.fromarray(image_HW3).crop(box)
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A feature network: how images are scaled for it, in words and in code, and how it is loaded.
+
+    What `prepare` gives goes to the device and then through the network.
+    """
+
+    resize: str
+    load: Callable[[VerifiedFile], nn.Module]
+    prepare: Callable[[Tensor], Tensor] = lambda images: images
+
+
+def _inception_kinds(*, classifies: bool) -> dict[str, Kind]:
+    scripted = partial(ScriptedInception, classifies=classifies)
+    return {
+        "legacy_pytorch": Kind(
+            "PyTorch bilinear, not antialiased", partial(PyTorchInception, classifies=classifies)
+        ),
+        "clean": Kind(
+            "Pillow bicubic, antialiased, float32",
+            partial(scripted, is_resized=True),
+            inception.clean_resize,
+        ),
+        "legacy_tensorflow": Kind(
+            "TensorFlow 1 bilinear, inside the network", partial(scripted, is_resized=False)
+        ),
+    }
+
+
+_224 = partial(squeezed, side=224)
+_TO_224 = "Pillow bicubic, antialiased, uint8, 224x224"
+CLASSES = "_classes"
+KINDS: dict[str, Kind] = {
+    **_inception_kinds(classifies=False),
+    **{f"{mode}{CLASSES}": kind for mode, kind in _inception_kinds(classifies=True).items()},
+    "dinov2": Kind(_TO_224, transformers.dinov2, _224),
+    "dinov2_b": Kind(_TO_224, transformers.dinov2, _224),
+    "clip": Kind(
+        "Pillow bicubic, antialiased, uint8, middle square to 336x336",
+        transformers.clip,
+        partial(squeezed, side=336, is_cropped=True),
+    ),
+    "vgg": Kind(_TO_224, VGG16, _224),
+    "effnet_lite0": Kind(_TO_224, EfficientNet, _224),
 }
 
 
 class FeatureNetwork:
     """`network(images)`: uint8 [B, H, W, 3] -> float32 features [B, D] on the device.
 
-    Raises ValueError, naming the file, for one that holds no such network.
+    `kind`: a key of KINDS. Raises ValueError, naming the file, for one that holds no such network.
     """
 
-    def __init__(self, mode: str, weights: VerifiedFile, device: str | torch.device) -> None:
-        self.mode = mode
+    def __init__(self, kind: str, weights: VerifiedFile, device: str | torch.device) -> None:
+        self.kind = kind
         self.weights = weights
         self.device = torch.device(device)
-        load = _load_state_dict if mode == "legacy_pytorch" else _load_torchscript
-        self.network: Any = load(weights).to(self.device).eval()
+        self.prepare = KINDS[kind].prepare
+        self.network = KINDS[kind].load(weights).to(self.device).eval()
         self.dim = self._probe()
 
     @torch.no_grad()
     def __call__(self, images_BHW3: Tensor) -> Tensor:
         with without_tf32(), torch.autocast(self.device.type, enabled=False):
-            features_BD: Tensor = self._features(images_BHW3).flatten(1)
+            features_BD: Tensor = self.network(self.prepare(images_BHW3).to(self.device)).flatten(1)
         return features_BD
 
     def _probe(self) -> int:
@@ -65,80 +136,34 @@ class FeatureNetwork:
             raise ValueError(f"{self.weights.path} gives no finite features of a black image")
         return features_BD.shape[1]
 
-    def _features(self, images_BHW3: Tensor) -> Tensor:
-        if self.mode == "clean":
-            x = clean_resize(images_BHW3).to(self.device)
-            return self.network.layers((x - 128) / 128)
-        x = images_BHW3.to(self.device).permute(0, 3, 1, 2).contiguous().float()
-        if self.mode == "legacy_pytorch":
-            x = F.interpolate(x, size=(SIDE, SIDE), mode="bilinear", align_corners=False)
-            return self.network(2 * (x / 255) - 1)
-        return self.network(x, return_features=True)
+
+def kind_of(space: str, mode: str) -> str:
+    """The kind of network that a space means; Inception's depends on the mode."""
+    if space.startswith("inception"):
+        return mode + space.removeprefix("inception")
+    return space
 
 
-def clean_resize(images_BHW3: Tensor) -> Tensor:
-    """uint8 images [B, H, W, 3] -> float32 [B, 3, 299, 299], 0..255, by clean-fid's own code."""
-    resize = _cleanfid("resize").make_resizer("PIL", False, "bicubic", (SIDE, SIDE))
-    # Pillow lets other threads run while it works.
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        resized = list(pool.map(resize, images_BHW3.cpu().numpy()))
-    return torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
+def takes_file(space: str) -> bool:
+    """Whether the weights of a space are a file; otherwise a package holds them."""
+    return space.startswith("inception") or space in WEIGHTS
 
 
-def _load_state_dict(weights: VerifiedFile) -> nn.Module:
-    """pytorch-fid's network: torchvision's Inception v3 with the blocks of TensorFlow's release."""
-    from torchvision.models import inception_v3
+def open_network(
+    space: str,
+    mode: str,
+    device: str | torch.device,
+    weights: str | Path | None = None,
+    *,
+    trust: bool = False,
+) -> FeatureNetwork:
+    """The feature network of a space, from `weights` or from the published file.
 
-    blocks = _cleanfid("inception_pytorch")
-    network = inception_v3(weights=None, num_classes=1008, aux_logits=False, init_weights=False)
-    network.Mixed_5b = blocks.FIDInceptionA(192, pool_features=32)
-    network.Mixed_5c = blocks.FIDInceptionA(256, pool_features=64)
-    network.Mixed_5d = blocks.FIDInceptionA(288, pool_features=64)
-    network.Mixed_6b = blocks.FIDInceptionC(768, channels_7x7=128)
-    network.Mixed_6c = blocks.FIDInceptionC(768, channels_7x7=160)
-    network.Mixed_6d = blocks.FIDInceptionC(768, channels_7x7=160)
-    network.Mixed_6e = blocks.FIDInceptionC(768, channels_7x7=192)
-    network.Mixed_7b = blocks.FIDInceptionE_1(1280)
-    network.Mixed_7c = blocks.FIDInceptionE_2(2048)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the error below says more than a warning
-            network.load_state_dict(_tensors(weights))
-    except Exception as error:  # torch.load raises errors of many classes
-        if isinstance(error, OSError):
-            raise
-        reason = " ".join(str(error).split())[:400]
-        raise ValueError(
-            f"{weights.path} is no state dict of pytorch-fid's network: {reason}"
-        ) from error
-    network.fc = nn.Identity()  # the features, before the classes
-    return network
-
-
-def _tensors(weights: VerifiedFile) -> Any:
-    if weights.is_published:  # it may have PyTorch's older format, which is refused otherwise
-        return torch.load(weights.path, map_location="cpu", weights_only=True)
-    return load_untrusted(weights.path)
-
-
-def _load_torchscript(weights: VerifiedFile) -> nn.Module:
-    """The only place that loads a program from a file; `find_weights` has accepted it before."""
-    try:
-        with warnings.catch_warnings():
-            # The format is deprecated, but the published file has it.
-            warnings.simplefilter("ignore", FutureWarning)
-            network = torch.jit.load(weights.path, map_location="cpu")
-    except (RuntimeError, ValueError) as error:
-        reason = first_line(error)
-        raise ValueError(f"{weights.path} is no TorchScript network: {reason}") from error
-    return network
-
-
-def _cleanfid(module: str) -> Any:
-    """A module of clean-fid, of which nothing that downloads is called."""
-    try:
-        return importlib.import_module(f"cleanfid.{module}")
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"the feature network needs {error.name}, which is not installed: pip install clean-fid"
-        ) from error
+    Raises OSError and ValueError as `find_weights` does, and for a file that holds another network.
+    """
+    kind = kind_of(space, mode)
+    if takes_file(space):
+        found = find_weights(kind.removesuffix(CLASSES), weights, trust=trust)
+    else:
+        found = effnet_file()
+    return FeatureNetwork(kind, found, device)

@@ -50,10 +50,6 @@ class Moments:
         return Gaussian(mean_D, centered_DD / (self.count - 1))
 
 
-def values(ours: Gaussian, theirs: Gaussian) -> dict[str, float]:
-    return {"fid": frechet_distance(ours, theirs)}
-
-
 def frechet_distance(a: Gaussian, b: Gaussian) -> float:
     """`|m_a - m_b|^2 + tr(S_a + S_b - 2 sqrt(S_a S_b))`, 0 at least.
 

@@ -12,10 +12,6 @@ SEED = 0
 SETTINGS = {"subsets": SUBSETS, "subset_size": SUBSET_SIZE, "seed": SEED}
 
 
-def values(ours_ND: Tensor, theirs_ND: Tensor) -> dict[str, float]:
-    return {"kid": kernel_distance(ours_ND, theirs_ND)}
-
-
 def kernel_distance(
     generated_ND: Tensor,
     reference_MD: Tensor,

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 NEIGHBOURS = 3
-SETTINGS = {"k": NEIGHBOURS}
 CHUNK = 4096  # rows and columns of distances in memory at a time
 
 
-def values(ours_ND: Tensor, theirs_ND: Tensor) -> dict[str, float]:
-    precision, recall = precision_recall(ours_ND, theirs_ND)
-    return {"precision": precision, "recall": recall}
-
-
-def rank(values: Mapping[str, float]) -> float:
+def rank(precision: float, recall: float) -> float:
     """Minus the harmonic mean of precision and recall, so that lower is better."""
-    precision, recall = values["precision"], values["recall"]
     return -2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -37,14 +30,35 @@ def precision_recall(
     # Distances stay the same, but the products that they are computed from lose fewer digits.
     center_D = reference_MD.mean(dim=0)
     generated_ND, reference_MD = generated_ND - center_D, reference_MD - center_D
-    precision = _covered(generated_ND, reference_MD, _radii(reference_MD, k))
-    recall = _covered(reference_MD, generated_ND, _radii(generated_ND, k))
+    precision = _covered(generated_ND, reference_MD, radii(reference_MD, k))
+    recall = _covered(reference_MD, generated_ND, radii(generated_ND, k))
     return precision, recall
 
 
-def _radii(features_ND: Tensor, k: int) -> Tensor:
+def realism(generated_ND: Tensor, reference_MD: Tensor, *, k: int = NEIGHBOURS) -> Tensor:
+    """How real each generated image looks, [N] (arXiv 1904.06991, equation 4): 1 and above if it
+    lies in the ball of a real one.
+
+    It is the largest ratio of a real image's radius to its distance from the generated one. Real
+    images whose radius is above the median are left out. Raises ValueError as `precision_recall`.
+    """
+    if len(reference_MD) <= k:
+        raise ValueError(f"realism takes at least {k + 1} real images: {len(reference_MD)}")
+    center_D = reference_MD.mean(dim=0)
+    generated_ND, reference_MD = generated_ND - center_D, reference_MD - center_D
+    radii_M = radii(reference_MD, k)
+    is_dense_M = radii_M <= radii_M.median()
+    radii_M, reference_MD = radii_M[is_dense_M], reference_MD[is_dense_M]
+    best = torch.zeros(len(generated_ND), device=generated_ND.device)
+    for rows, columns, distances in distances_in_chunks(generated_ND, reference_MD):
+        ratios = radii_M[columns] / distances.clamp(min=1e-12)
+        best[rows] = torch.maximum(best[rows], ratios.amax(dim=1))
+    return best
+
+
+def radii(features_ND: Tensor, k: int) -> Tensor:
     """[N]: the distance of each feature to the k-th nearest other one."""
-    radii = []
+    found = []
     for start, rows_CD in _chunks(features_ND):
         nearest = None
         for column, others_CD in _chunks(features_ND):
@@ -54,20 +68,26 @@ def _radii(features_ND: Tensor, k: int) -> Tensor:
             candidates = distances if nearest is None else torch.cat([nearest, distances], dim=1)
             nearest = candidates.topk(min(k, candidates.shape[1]), largest=False).values
         assert nearest is not None
-        radii.append(nearest[:, -1])
-    return torch.cat(radii)
+        found.append(nearest[:, -1])
+    return torch.cat(found)
 
 
 def _covered(points_ND: Tensor, centers_MD: Tensor, radii_M: Tensor) -> float:
     """The share of points that lie in at least one of the balls."""
-    covered = 0
-    for _, rows_CD in _chunks(points_ND):
-        inside_C = torch.zeros(len(rows_CD), dtype=torch.bool, device=rows_CD.device)
-        for start, others_CD in _chunks(centers_MD):
-            radii_C = radii_M[start : start + len(others_CD)]
-            inside_C |= (torch.cdist(rows_CD, others_CD) <= radii_C).any(dim=1)
-        covered += int(inside_C.sum())
-    return covered / len(points_ND)
+    inside_N = torch.zeros(len(points_ND), dtype=torch.bool, device=points_ND.device)
+    for rows, columns, distances in distances_in_chunks(points_ND, centers_MD):
+        inside_N[rows] |= (distances <= radii_M[columns]).any(dim=1)
+    return int(inside_N.sum()) / len(points_ND)
+
+
+def distances_in_chunks(
+    points_ND: Tensor, others_MD: Tensor
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Euclidean distances of some points to some others, with the places of both."""
+    for row, rows_CD in _chunks(points_ND):
+        for column, columns_CD in _chunks(others_MD):
+            rows = slice(row, row + len(rows_CD))
+            yield rows, slice(column, column + len(columns_CD)), torch.cdist(rows_CD, columns_CD)
 
 
 def _chunks(features_ND: Tensor) -> list[tuple[int, Tensor]]:

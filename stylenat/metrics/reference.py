@@ -9,7 +9,7 @@ import hashlib
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,14 @@ from torch import Tensor
 
 from stylenat.data import ImageSource
 from stylenat.distributed import all_reduce_sum_, is_main, world_size
-from stylenat.files import replacing
+from stylenat.files import replacing, sha256_of, user_path
+from stylenat.metrics import swd
 from stylenat.metrics.collect import FeatureCollector, Features, collect, read
 from stylenat.metrics.features import FeatureNetwork
 from stylenat.metrics.frechet import Gaussian
-from stylenat.metrics.weights import metrics_folder
+from stylenat.metrics.swd import PatchCollector
+from stylenat.metrics.table import Collected, Metric, keeps_all
+from stylenat.weights import metrics_folder
 
 # Part of every key of the cache: raise it when the features of an image change.
 PROTOCOL_VERSION = 1
@@ -36,6 +39,74 @@ def subset(length: int, num: int) -> list[int]:
     A smaller subset is the beginning of a larger one.
     """
     return np.random.default_rng(SUBSET_SEED).permutation(length)[:num].tolist()
+
+
+def about(images: ImageSource, indices: Sequence[int]) -> dict[str, Any]:
+    """Which images these are, for the protocol."""
+    return {
+        "num": len(indices),
+        "of": len(images),
+        "fingerprint": images.fingerprint(),
+        "subset_seed": SUBSET_SEED,
+    }
+
+
+def places(images: ImageSource, indices: Sequence[int]) -> Callable[[int], str]:
+    """A function: where the image at a position of `indices` is, for messages."""
+    return lambda position: images.place(indices[position])
+
+
+def collect_reference(
+    rows: Sequence[Metric],
+    networks: Mapping[str, FeatureNetwork],
+    data: ImageSource | None,
+    file: str | Path | None,
+    *,
+    num: int,
+    batch: int,
+    workers: int,
+    device: torch.device,
+    bar: Callable[[str], str | None],
+) -> tuple[Collected, dict[str, Any] | None]:
+    """What the metrics need of `num` images of a data set, or of a file of statistics; and which
+    images these are, for the protocol. `bar` gives the description of a progress bar.
+
+    Called by all ranks. Raises OSError and ValueError for what cannot be read, and ValueError for
+    images that a metric does not take.
+    """
+    spaces = {row.space for row in rows if row.compares}
+    if data is None:
+        if file is None:
+            return Collected(), None
+        path = user_path(file)
+        (space,) = spaces
+        assert space is not None
+        gaussian = load_reference(path, networks[space])
+        features = {space: Features(0, gaussian, None)}
+        return Collected(features), {"file": path.name, "sha256": sha256_of(path)}
+    indices = subset(len(data), num)
+    patches = None
+    # Patches come first, since SWD may refuse the images.
+    if any(row.needs == "patches" for row in rows):
+        chosen = indices[: swd.MOST_IMAGES]
+        place, side = places(data, chosen), swd.side_of(data)
+        patches = PatchCollector(side, len(chosen), seed=0, device=device, place=place)
+        batches = read(data, chosen, batch=batch, workers=workers)
+        collect(batches, len(chosen), [patches], description=bar("Data, patches"))
+    features = {
+        space: reference_features(
+            data,
+            indices,
+            network,
+            keep=keeps_all(rows, space),
+            batch=batch,
+            workers=workers,
+            description=bar("Data, features"),
+        )
+        for space, network in networks.items()
+        if space in spaces
+    }
+    return Collected(features, patches), {**about(data, indices), "mirror": False}
 
 
 def reference_features(
@@ -58,7 +129,7 @@ def reference_features(
         "protocol": PROTOCOL_VERSION,
         "images": source.fingerprint(),
         "indices": hashlib.sha256(json.dumps(list(indices)).encode()).hexdigest(),
-        "mode": network.mode,
+        "mode": network.kind,
         "weights": network.weights.sha256,
     }
     features = _load_features(_path(key, keep=True), len(indices), network, keep=keep)

@@ -13,9 +13,9 @@ from stylenat.metrics.table import TABLE
 class Scores:
     """What was measured, and how.
 
-    `values`: fid; kid (not multiplied); precision and recall (0..1); swd (times 1000, the mean of
-    its levels) and each level's, swd_16 and so on. `protocol`: all that a score depends on, plain
-    data for JSON.
+    `values`: one or more numbers by name, as `docs/metrics.md` lists them; kid and kd are not
+    multiplied, swd is times 1000 and the mean of its levels, swd_16 and so on. `protocol`: all that
+    a score depends on, plain data for JSON.
     """
 
     values: Mapping[str, float]
@@ -28,18 +28,29 @@ class Scores:
         """One number that is lower if the images are better: see `Metric.rank`."""
         return TABLE[metric].rank(self.values)
 
+    @property
+    def cautions(self) -> list[str]:
+        """What one should know before trusting these scores, a sentence each."""
+        return list(self.protocol.get("cautions", ()))
+
     def summary(self) -> str:
-        """One line: how many images against which, and through which network."""
-        images, reference = self.protocol["images"], self.protocol["reference"]
-        seeds = f" (seeds {images['seeds']})" if "seeds" in images else ""
-        against = (
-            reference["file"] if "file" in reference else f"{reference['num']} of {reference['of']}"
-        )
-        parts = [f"{images['num']} images{seeds} against {against}"]
-        if "features" in self.protocol:
-            features = self.protocol["features"]
+        """One line: how many images against which, and through which networks."""
+        images, reference = self.protocol["images"], self.protocol.get("reference")
+        text = f"{images['num']} images"
+        if "seeds" in images:
+            text += f" (seeds {images['seeds']})"
+        if reference is not None:
+            whole = "file" in reference
+            text += (
+                f" against {reference['file']}"
+                if whole
+                else (f" against {reference['num']} of {reference['of']}")
+            )
+        parts = [text]
+        for space, features in self.protocol.get("features", {}).items():
             origin = "" if features["network_is_published"] else ", not the published one"
-            parts.append(f"{features['mode']}, network {features['network_sha256'][:8]}{origin}")
+            name = features.get("mode", space)
+            parts.append(f"{name}, network {features['network_sha256'][:8]}{origin}")
         return "; ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:

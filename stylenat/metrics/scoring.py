@@ -139,7 +139,7 @@ def score_classes(
     settings = generator.config
     labels_N = class_labels(data, settings.classes)
     names = settings.class_names or tuple(map(str, range(settings.classes)))
-    scores, network = {}, None
+    scores, networks = {}, None
     for label, name in enumerate(names):
         try:
             evaluator = _evaluator(
@@ -148,12 +148,12 @@ def score_classes(
                 trust_weights=trust_weights,
                 device=device,
                 seed=seed,
-                network=network,
+                networks=networks,
                 **reading,
             )
         except ValueError as error:
             raise ValueError(f"class {name}: {error}") from error
-        network = evaluator.network
+        networks = evaluator.networks
         scores[name] = evaluator(
             generator, truncation_psi=truncation_psi, dtype=dtype, of_class=label
         )

@@ -13,7 +13,14 @@ from stylenat.config import RunConfig
 from stylenat.data import Batch, ImageSource, class_labels, labelled_batches, open_images
 from stylenat.data.plan import BatchPlan
 from stylenat.data.source import split_off
-from stylenat.distributed import broadcast_, from_main, rank, run_on_main, world_size
+from stylenat.distributed import (
+    broadcast_,
+    from_main,
+    is_main,
+    rank,
+    run_on_main,
+    world_size,
+)
 from stylenat.metrics import Evaluator
 from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.precision import set_tf32
@@ -132,7 +139,7 @@ def make_evaluator(
     if not config.metrics.names:
         return None
     metrics = config.metrics
-    return Evaluator(
+    evaluator = Evaluator(
         metrics.names,
         source,
         num=metrics.num,
@@ -142,6 +149,9 @@ def make_evaluator(
         batch=min(config.train.batch, 32),
         workers=config.data.workers,
     )
+    for caution in evaluator.cautions(metrics.num) if is_main() else ():
+        log.warning("metrics: %s", caution)
+    return evaluator
 
 
 def read_init_from(config: RunConfig, folder: RunFolder) -> Transfer | None:

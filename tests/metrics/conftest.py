@@ -2,7 +2,7 @@
 
 import pytest
 
-from stylenat.metrics import weights
+from stylenat import weights
 from tests.metrics.standin import images, save_folder, save_inception, save_torchscript
 
 

@@ -78,10 +78,13 @@ class SmallTorchScript(nn.Module):
         super().__init__()
         self.layers = Layers(cells)
 
-    def forward(self, x: Tensor, return_features: bool = False) -> Tensor:
-        assert return_features
+    def forward(
+        self, x: Tensor, return_features: bool = False, no_output_bias: bool = False
+    ) -> Tensor:
+        assert return_features or no_output_bias
         x = F.interpolate(x, size=[299, 299], mode="bilinear", align_corners=False)
-        return self.layers((x - 128) / 128)
+        features = self.layers((x - 128) / 128)
+        return features if return_features else features.softmax(dim=1)
 
 
 def save_torchscript(path: Path, *, cells: int) -> Path:

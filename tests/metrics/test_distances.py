@@ -1,4 +1,4 @@
-"""KID, precision and recall, SWD: each against clean-fid's code or a few independent lines."""
+"""Distances of features and patches: each against published code or a few independent lines."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,12 @@ from scipy import ndimage
 
 from stylenat.metrics import precision_recall as pr_module
 from stylenat.metrics import swd
+from stylenat.metrics.cmmd import cmmd
+from stylenat.metrics.density_coverage import density_coverage
+from stylenat.metrics.inception_score import inception_score
 from stylenat.metrics.kid import kernel_distance, unbiased_mmd
-from stylenat.metrics.precision_recall import precision_recall
+from stylenat.metrics.mind import mind
+from stylenat.metrics.precision_recall import precision_recall, realism
 
 # kid
 
@@ -91,6 +95,78 @@ def test_distributions_that_are_apart_have_neither_and_equal_ones_both():
     assert precision_recall(points, points) == (1.0, 1.0)
     with pytest.raises(ValueError, match="at least 4 images: 3"):
         precision_recall(points[:3], points)
+
+
+def test_realism_is_the_largest_ratio_of_a_real_radius_to_the_distance():
+    generated, reference = torch.randn(12, 3).double(), torch.randn(21, 3).double()
+    found = realism(generated, reference, k=2)
+    points = reference.numpy()
+    radii = [sorted(np.linalg.norm(points - p, axis=1))[2] for p in points]
+    dense = [i for i in range(21) if radii[i] <= sorted(radii)[10]]
+    for index, value in enumerate(generated.numpy()):
+        ratios = [radii[i] / np.linalg.norm(points[i] - value) for i in dense]
+        assert float(found[index]) == pytest.approx(max(ratios), rel=1e-5)
+    precise, _ = precision_recall(generated, reference, k=2)
+    assert float((found >= 1).double().mean()) <= precise  # the large balls are left out
+
+
+# density and coverage
+
+
+@pytest.mark.parametrize("chunk", [4096, 7])
+def test_density_and_coverage_are_prdc_s(monkeypatch, chunk):
+    prdc = pytest.importorskip("prdc")
+    monkeypatch.setattr(pr_module, "CHUNK", chunk)
+    generated, reference = 0.7 * torch.randn(40, 4).double(), torch.randn(33, 4).double()
+    expected = prdc.compute_prdc(reference.numpy(), generated.numpy(), nearest_k=5)
+    found = density_coverage(generated, reference, k=5)
+    assert found == pytest.approx((expected["density"], expected["coverage"]), abs=1e-12)
+    with pytest.raises(ValueError, match="at least 6 real images: 5"):
+        density_coverage(generated, reference[:5])
+
+
+# cmmd
+
+
+def test_cmmd_is_its_kernel_s_mean_over_all_pairs():
+    x, y = torch.randn(7, 3), torch.randn(5, 3) + 1
+    u, v = (side.double() / side.double().norm(dim=1, keepdim=True) for side in (x, y))
+
+    def mean(a, b):
+        return np.mean([[np.exp(-float((p - q).square().sum()) / 200) for q in b] for p in a])
+
+    expected = 1000 * (mean(u, u) + mean(v, v) - 2 * mean(u, v))
+    assert cmmd(x, y) == pytest.approx(expected, rel=1e-9)
+    assert cmmd(x, 5 * x) == pytest.approx(0, abs=1e-9)  # only directions count
+
+
+# mind
+
+
+def test_mind_is_the_sliced_distance_and_of_shifted_sets_three_times_the_shift_squared():
+    x = torch.randn(60, 5)
+    shift = torch.tensor([1.0, -2.0, 0.0, 0.5, 0.0])
+    assert mind(x, x[torch.randperm(60)]) == pytest.approx(0, abs=1e-12)
+    # Along a direction a shift moves every projection alike, by d . shift, whose mean square is
+    # |shift|^2 / D.
+    assert mind(x + shift, x) == pytest.approx(3 * float(shift.square().sum()), rel=0.1)
+    one = torch.randn(1, 1)
+    assert mind(one, one + 2) == pytest.approx(12, rel=1e-6)  # one dimension: 3 |shift|^2 exactly
+    assert mind(x, torch.cat([x, x + 9])) == pytest.approx(0, abs=1e-12)  # the first 60 of 120
+
+
+# the Inception score
+
+
+def test_inception_score_is_torch_fidelity_s():
+    fidelity = pytest.importorskip("torch_fidelity.metric_isc")
+    whole = 3 * torch.randn(100, 17)
+    expected = fidelity.isc_features_to_metric(whole, splits=10, shuffle=False)
+    mean, deviation = inception_score(whole.softmax(dim=1))
+    assert mean == pytest.approx(expected["inception_score_mean"], rel=1e-5)
+    assert deviation == pytest.approx(expected["inception_score_std"], rel=1e-4)
+    with pytest.raises(ValueError, match="at least 10 images: 9"):
+        inception_score(whole[:9].softmax(dim=1))
 
 
 # swd

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from stylenat.choices import METRICS
-from stylenat.metrics import Evaluator, Stopped
+from stylenat.metrics import Evaluator, Stopped, table
 from stylenat.metrics import reference as reference_module
 from stylenat.metrics.reference import subset
 from stylenat.metrics.table import TABLE, Metric
@@ -128,9 +128,10 @@ def test_protocol_holds_all_that_a_score_depends_on(small, data):
     assert protocol["images"]["num"] == 20
     assert (protocol["reference"]["num"], protocol["reference"]["of"]) == (20, 30)
     assert protocol["reference"]["fingerprint"] == data.fingerprint()
-    assert protocol["features"]["mode"] == "clean"
-    assert len(protocol["features"]["network_sha256"]) == 64
-    assert not protocol["features"]["network_is_published"]
+    (features,) = protocol["features"].values()
+    assert features["mode"] == "clean"
+    assert len(features["network_sha256"]) == 64
+    assert not features["network_is_published"]
     assert {"kid", "pr", "swd", "device", "stylenat_version"} <= set(protocol)
     assert "20 images (seeds 60-79) against 20 of 30; clean" in scores.summary()
 
@@ -218,8 +219,8 @@ def test_statistics_of_another_kind_are_refused(small, tmp_path, arrays, sentenc
 @pytest.mark.parametrize(
     ("metrics", "settings", "sentence"),
     [
-        ([], {}, "name at least one metric of fid, kid, pr, swd"),
-        (["fdi"], {}, "unknown metric 'fdi'; choose from fid, kid, pr, swd"),
+        ([], {}, "name at least one metric: fid, kid, pr, dc, mind; fd, kd, pr"),
+        (["fdi"], {}, "unknown metric 'fdi'; choose from fid, kid, pr, dc, mind; fd"),
         (["fid"], {"num": 1}, "fid takes at least 2 images generated (num): 1"),
         (["pr"], {"num": 3}, "pr takes at least 4 images generated (num): 3"),
         (["fid"], {"mode": "torch"}, "the mode must be one of clean, legacy_pytorch, legacy_t"),
@@ -243,16 +244,14 @@ def test_data_that_are_too_few_or_too_small_are_refused(tmp_path, data):
     large = images(save_folder(tmp_path / "large", 4, seed=0, side=32))
     with pytest.raises(ValueError, match="one size: 32x32 against the data's 16x16"):
         evaluator(["swd"], data, None).score_images(large)
-    with pytest.raises(
-        ValueError, match="for fid alone; kid, pr and swd need a data set: fid, kid"
-    ):
+    with pytest.raises(ValueError, match="spaces, alone; the others need a data set: kid"):
         evaluator(["fid", "kid"], None, None, reference="x.npz")
 
 
 # the table of metrics
 
 
-def test_the_table_has_a_row_for_every_name():
+def test_the_table_has_the_rows_in_the_order_of_the_names():
     assert tuple(TABLE) == METRICS
     assert all(name == row.name for name, row in TABLE.items())
 
@@ -261,20 +260,22 @@ def test_a_new_metric_is_one_row(small, data, monkeypatch):
     """Measured, with its settings in the protocol, and refused where it lacks images or data."""
     shift = Metric(
         "shift",
-        needs="features_ND",
+        needs="all_ND",
+        space="inception",
         fewest=5,
         values=lambda ours, theirs: {"shift": float((ours.mean(0) - theirs.mean(0)).norm())},
         rank=lambda values: values["shift"],
         settings={"norm": 2},
     )
     monkeypatch.setitem(TABLE, "shift", shift)
+    monkeypatch.setattr(table, "METRICS", (*METRICS, "shift"))
     scores = evaluator(["shift"], data, small)(tiny_generator())
     assert list(scores.values) == ["shift"]
     assert scores.rank_by("shift") == scores["shift"] > 0
     assert scores.protocol["shift"] == {"norm": 2}
     with pytest.raises(ValueError, match=r"shift takes at least 5 images generated \(num\): 4"):
         evaluator(["shift"], data, small, num=4)
-    with pytest.raises(ValueError, match="fid alone; kid, pr, swd and shift need a data set: shi"):
+    with pytest.raises(ValueError, match="the others need a data set: shift"):
         evaluator(["shift"], None, small, reference="x.npz")
 
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 from stylenat.data import open_images, read_batches
 from stylenat.metrics.features import FeatureNetwork
-from stylenat.metrics.weights import find_weights
+from stylenat.weights import find_weights
 from tests.metrics.standin import their_inception
 
 CPU = torch.device("cpu")
@@ -103,7 +103,7 @@ def test_tf32_is_off_inside_and_as_it_was_outside(small, monkeypatch, tf32):
         seen.extend(backend.fp32_precision for backend in tf32)
         return images.float()
 
-    monkeypatch.setattr(network, "_features", features)
+    monkeypatch.setattr(network, "network", features)
     network(torch.zeros(2, 4, 4, 3, dtype=torch.uint8))
     assert seen == ["ieee", "ieee"]
     assert [backend.fp32_precision for backend in tf32] == ["tf32", "tf32"]

@@ -57,7 +57,11 @@ def test_two_folders_and_drawn_faces_are_compared(files):
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (["--metrics", "fdi"], 1, "unknown metric 'fdi'; choose from fid, kid, pr, swd"),
+        (
+            ["--metrics", "fdi"],
+            1,
+            "unknown metric 'fdi'; choose from fid, kid, pr, dc, mind; fd, kd",
+        ),
         (["--metrics", ","], 1, "name at least one metric"),
         (["--num", "1"], 1, "fid takes at least 2 images generated (num): 1"),
         (["--weights", "absent.pth"], 1, f"absent.pth: {os.strerror(errno.ENOENT)}"),
@@ -79,7 +83,7 @@ def test_missing_model_data_and_choice_are_one_sentence(files, tmp_path):
         ([tmp_path / "absent.safetensors", "--data", data], f"absent.safetensors: {missing}"),
         ([tmp_path / "absent", "--data", data], f"absent: {missing}"),
         ([model, "--data", tmp_path / "absent.zip", "--metrics=swd"], f"absent.zip: {missing}"),
-        ([model, "--metrics=swd"], "either a data set or a file of reference statistics"),
+        ([model, "--metrics=swd"], "needs a data set or a file of reference statistics"),
         ([model, "--data", save_folder(tmp_path / "l", 4, seed=0), "--metrics=swd"], "16x16"),
     ):
         result = fid(*arguments)

@@ -18,7 +18,8 @@ import json, sys
 from pathlib import Path
 from stylenat.data import open_images
 from stylenat.distributed import pick_device, process_group, rank
-from stylenat.metrics import Evaluator, weights as module
+from stylenat import weights as module
+from stylenat.metrics import Evaluator
 from tests.sampling.tiny import tiny_generator
 
 data, weights, out, cache = sys.argv[1:]

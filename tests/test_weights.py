@@ -13,11 +13,18 @@ from urllib.error import URLError
 
 import pytest
 
-from stylenat.metrics import weights as module
-from stylenat.metrics.weights import STATE_DICT, TORCHSCRIPT, WEIGHTS, find_weights
+from stylenat import weights as module
+from stylenat.weights import STATE_DICT, VGG16, WEIGHTS, find_weights
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 CONTENT = b"weights" * 1000
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The folder of the weights in an empty cache."""
+    monkeypatch.setattr(module, "cache_folder", lambda: tmp_path / "cache")
+    return tmp_path / "cache" / "metrics"
 
 
 @pytest.fixture
@@ -37,11 +44,12 @@ def server(monkeypatch):
 
 
 def test_published_files_are_named_by_https_size_and_hash():
-    for published in (STATE_DICT, TORCHSCRIPT):
+    for published in WEIGHTS.values():
         assert published.url.startswith("https://")
         assert published.url.endswith(published.name)
         assert re.fullmatch("[0-9a-f]{64}", published.sha256)
     assert STATE_DICT.sha256.startswith("6726825d")  # as in the file's own name
+    assert VGG16.sha256.startswith("397923af")
 
 
 def test_weights_are_downloaded_once_into_a_folder_of_the_user_s_own(server, cache):
@@ -157,7 +165,7 @@ import hashlib, io, os, sys
 from dataclasses import replace
 from pathlib import Path
 from stylenat.distributed import pick_device, process_group, rank
-from stylenat.metrics import weights as module
+from stylenat import weights as module
 
 folder, content = Path(sys.argv[1]), bytes(100_000)
 published = replace(
