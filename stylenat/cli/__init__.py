@@ -26,6 +26,7 @@ from stylenat.cli.export import export
 from stylenat.cli.fid import fid
 from stylenat.cli.film import film
 from stylenat.cli.mix import mix
+from stylenat.cli.nearest import nearest
 from stylenat.cli.prepare import prepare
 from stylenat.cli.project import project
 from stylenat.cli.sample import sample
@@ -82,7 +83,7 @@ def main() -> None:
 
 
 for command in (
-    prepare, augment_sheet, train, sample, fid, convert, export, blend,
+    prepare, augment_sheet, train, sample, fid, nearest, convert, export, blend,
     mix, film, directions, edit, attention, project, explore,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip

@@ -92,6 +92,12 @@ if TYPE_CHECKING:
 @COMPILE
 @SNAPSHOT
 @click.option(
+    "--rank",
+    type=UserPath(),
+    metavar="PNG",
+    help="Also write a sheet of the first 64 images, from the most real to the least.",
+)
+@click.option(
     "--out",
     type=UserPath(),
     metavar="JSON",
@@ -110,6 +116,7 @@ def fid(
     dtype_name: str,
     compiled: bool,
     snapshot: str,
+    rank: Path | None,
     out: Path | None,
     **given: Any,
 ) -> None:
@@ -123,11 +130,13 @@ def fid(
     from stylenat.files import check_can_write, refuse_overwriting
     from stylenat.memory import keep_freed_memory
     from stylenat.metrics import protocol_of
+    from stylenat.metrics.nearest import write_realism_sheet
     from stylenat.sampling import DTYPES, is_model, model_file
 
-    if out is not None:
-        refuse_overwriting(out, model, given["data"], given["weights"], given["reference"])
-        check_can_write(out)
+    for path in (rank, out):
+        if path is not None:
+            refuse_overwriting(path, model, given["data"], given["weights"], given["reference"])
+            check_can_write(path)
     keep_freed_memory()
     chosen = pick_device(device)
     if given["metrics"] is not None:
@@ -147,6 +156,10 @@ def fid(
             "tell": click.echo if is_main() else lambda _: None,
         }
         content, lines, cautions = _measured(model, protocol, per_class=per_class, **settings)
+        if rank is not None:
+            # The sheet is made in float32.
+            del settings["dtype"], settings["compiled"]
+            lines += write_realism_sheet(model, protocol, rank, **settings)
         if is_main():
             file = model_file(model, which=snapshot) if is_model(model) else None
             click.echo("\n".join(lines))

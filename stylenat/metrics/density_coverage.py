@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stylenat.metrics.precision_recall import distances_in_chunks, radii
+from stylenat.metrics.precision_recall import distances_in_chunks, nearest_others
 
 NEIGHBOURS = 5
 
@@ -27,7 +27,7 @@ def density_coverage(
         raise ValueError(f"density takes at least {k + 1} real images: {len(reference_MD)}")
     center_D = reference_MD.mean(dim=0)
     generated_ND, reference_MD = generated_ND - center_D, reference_MD - center_D
-    radii_M = radii(reference_MD, k)
+    radii_M = nearest_others(reference_MD, k)
     inside = 0
     is_covered_M = torch.zeros(len(reference_MD), dtype=torch.bool, device=reference_MD.device)
     for _, columns, distances in distances_in_chunks(generated_ND, reference_MD):

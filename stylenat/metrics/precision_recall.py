@@ -30,8 +30,8 @@ def precision_recall(
     # Distances stay the same, but the products that they are computed from lose fewer digits.
     center_D = reference_MD.mean(dim=0)
     generated_ND, reference_MD = generated_ND - center_D, reference_MD - center_D
-    precision = _covered(generated_ND, reference_MD, radii(reference_MD, k))
-    recall = _covered(reference_MD, generated_ND, radii(generated_ND, k))
+    precision = _covered(generated_ND, reference_MD, nearest_others(reference_MD, k))
+    recall = _covered(reference_MD, generated_ND, nearest_others(generated_ND, k))
     return precision, recall
 
 
@@ -46,17 +46,17 @@ def realism(generated_ND: Tensor, reference_MD: Tensor, *, k: int = NEIGHBOURS) 
         raise ValueError(f"realism takes at least {k + 1} real images: {len(reference_MD)}")
     center_D = reference_MD.mean(dim=0)
     generated_ND, reference_MD = generated_ND - center_D, reference_MD - center_D
-    radii_M = radii(reference_MD, k)
+    radii_M = nearest_others(reference_MD, k)
     is_dense_M = radii_M <= radii_M.median()
     radii_M, reference_MD = radii_M[is_dense_M], reference_MD[is_dense_M]
-    best = torch.zeros(len(generated_ND), device=generated_ND.device)
+    best = generated_ND.new_zeros(len(generated_ND))
     for rows, columns, distances in distances_in_chunks(generated_ND, reference_MD):
         ratios = radii_M[columns] / distances.clamp(min=1e-12)
         best[rows] = torch.maximum(best[rows], ratios.amax(dim=1))
     return best
 
 
-def radii(features_ND: Tensor, k: int) -> Tensor:
+def nearest_others(features_ND: Tensor, k: int) -> Tensor:
     """[N]: the distance of each feature to the k-th nearest other one."""
     found = []
     for start, rows_CD in _chunks(features_ND):

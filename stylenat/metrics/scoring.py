@@ -90,7 +90,7 @@ def score(
     Raises what `Evaluator`, `load_model` and `open_images` raise, and ValueError if images are to
     be compiled. `tell` gets what a user should know of the images. All ranks must call this.
     """
-    generator, images, reference = _open(
+    generator, images, reference = open_subject(
         model, protocol, device, seed=seed, snapshot=snapshot, compiled=compiled, tell=tell
     )
     evaluator = _evaluator(
@@ -129,7 +129,7 @@ def score_classes(
     `reading`: batch and workers. Raises as `score` does, and ValueError for a model without
     classes, data without labels, and a class with too few images.
     """
-    generator, _, data = _open(
+    generator, _, data = open_subject(
         model, protocol, device, seed=seed, snapshot=snapshot, compiled=compiled, tell=tell
     )
     if generator is None or not generator.config.classes:
@@ -172,7 +172,7 @@ def _evaluator(protocol: Protocol, data: ImageSource | None, **settings: Any) ->
     )
 
 
-def _open(
+def open_subject(
     model: str,
     protocol: Protocol,
     device: torch.device,
@@ -182,7 +182,10 @@ def _open(
     compiled: bool,
     tell: Callable[[str], None],
 ) -> tuple[Generator | None, ImageSource | None, ImageSource | None]:
-    """The generator or the images to be scored, and the data, which a file may stand in for."""
+    """The generator or the images to be scored, and the data, which a file may stand in for.
+
+    Raises OSError and ValueError for what cannot be read, before anything large is.
+    """
     check_settings(protocol.metrics, num=protocol.num, mode=protocol.mode, seed=seed)
     for path in (protocol.data, protocol.weights, protocol.reference):
         if path is not None and not str(path).startswith(FACES):

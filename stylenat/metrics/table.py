@@ -83,11 +83,18 @@ class Metric:
         return getattr(collected.features[self.space], self.needs)
 
 
+def neighbors(space: Space) -> int:
+    """How many neighbors precision, recall and realism look at.
+
+    Published ones took 3; the evaluation with DINOv2 (arXiv 2306.04675) takes 5.
+    """
+    return precision_recall.NEIGHBOURS if space in ("inception", "vgg") else 5
+
+
 def _in_space(metric: InSpace, space: Space) -> Metric:
     name = metric_name(metric, space)
     suffix = "" if space == "inception" else f"_{space}"
-    # Published precision and recall took 3 neighbors; the evaluation with DINOv2 takes 5.
-    k = precision_recall.NEIGHBOURS if space in ("inception", "vgg") else 5
+    k = neighbors(space)
     row: dict[str, Any] = {"name": name, "space": space, "rank": itemgetter(name)}
     if metric == "fd":
         return Metric(**row, needs="gaussian", fewest=2, values=_single(name, frechet_distance))

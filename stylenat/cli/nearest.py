@@ -1,0 +1,158 @@
+"""`stylenat nearest`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from stylenat.choices import FILTERS, MODES, SPACES
+from stylenat.cli.options import DEVICE, SNAPSHOT, TRUNC, UserPath
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="The training images: a folder, a zip, ...  [default: the run's own]",
+)
+@click.option(
+    "-n",
+    "--num",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="How many images to generate.",
+)
+@click.option(
+    "--space",
+    type=click.Choice(SPACES),
+    default="effnet_lite0",
+    show_default=True,
+    help="The features by which images are compared.",
+)
+@click.option(
+    "--mode",
+    type=click.Choice(MODES),
+    help="How images are scaled for the features of Inception.  [default: legacy_pytorch]",
+)
+@click.option(
+    "--weights", type=UserPath(), metavar="FILE", help="A file with the weights of the network."
+)
+@click.option("--trust", is_flag=True, help="Run a TorchScript program of unknown origin.")
+@click.option(
+    "--resize",
+    type=click.Choice(FILTERS),
+    help="Scale DATA to the model's size while it is read.",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(1, 1000),
+    default=32,
+    show_default=True,
+    help="How many pairs the sheet shows.",
+)
+@TRUNC
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Which images to generate: seed s takes the seeds from s * num on.",
+)
+@click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="How many images to take at once.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="How many processes read images; with 0, the command itself does.",
+)
+@DEVICE
+@SNAPSHOT
+@click.option(
+    "--sheet",
+    type=UserPath(),
+    default="nearest.png",
+    show_default=True,
+    metavar="PNG",
+    help="The sheet to write.",
+)
+@click.option("--out", type=UserPath(), metavar="JSON", help="Write the numbers to this file.")
+def nearest(
+    model: str,
+    *,
+    space: Any,
+    trust: bool,
+    trunc: float,
+    seed: int,
+    batch: int,
+    workers: int,
+    device: str,
+    snapshot: str,
+    pairs: int,
+    sheet: Path,
+    out: Path | None,
+    **given: Any,
+) -> None:
+    """Show the training images that are nearest to what MODEL generates: does it copy?
+
+    The sheet has pairs: a generated image, and the training image that is nearest to it. Those come
+    first that are most suspicious. MODEL is what `stylenat fid` takes.
+    """
+    from stylenat.distributed import pick_device
+    from stylenat.files import check_can_write, refuse_overwriting, replacing
+    from stylenat.latents.pictures import check_png
+    from stylenat.memory import keep_freed_memory
+    from stylenat.metrics import protocol_of
+    from stylenat.metrics.nearest import look, share_among_data
+    from stylenat.metrics.nearest import nearest as nearest_to
+    from stylenat.sampling import save_sheet
+
+    check_png(sheet)
+    for path in (sheet, out):
+        if path is not None:
+            refuse_overwriting(path, model, given["data"], given["weights"])
+            check_can_write(path)
+    keep_freed_memory()
+    given = {name: value for name, value in given.items() if value is not None}
+    looks = look(
+        model,
+        protocol_of(model, **given, metrics=("pr",)),
+        space=space,
+        device=pick_device(device),
+        trust_weights=trust,
+        snapshot=snapshot,
+        truncation_psi=trunc,
+        seed=seed,
+        batch=batch,
+        workers=workers,
+        tell=click.echo,
+    )
+    found = nearest_to(looks.images_ND, looks.data_MD)
+    among = share_among_data(looks.data_MD)
+    save_sheet(looks.nearest_sheet(found, pairs, columns=4), sheet)
+    count, images = len(looks.images_ND), len(looks.data_MD)
+    click.echo(
+        f"{found.share:.1%} of {count:,} images are nearer to a training image than any other of "
+        f"the {images:,} training images is.\n"
+        f"{among:.1%} are, if one half of the training images is compared with the other half: no "
+        "copies give about that share.\n"
+        f"{sheet}: the {min(pairs, count)} most suspicious images, each with the nearest training "
+        "image on its right"
+    )
+    if out is not None:
+        numbers = {"share": found.share, "share_among_data": among}
+        content = {**numbers, "protocol": looks.protocol()}
+        with replacing(out) as temporary:
+            temporary.write_text(json.dumps(content, indent=2) + "\n")
+        click.echo(f"Written to {out}")
