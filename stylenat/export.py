@@ -24,6 +24,7 @@ from stylenat.files import naming, replacing, user_path
 from stylenat.models.discriminator import Discriminator, DiscriminatorConfig
 from stylenat.models.generator import Generator
 from stylenat.models.levels import GeneratorConfig
+from stylenat.models.unfilled import without_values
 from stylenat.text import first_line, printable
 from stylenat.untrusted import misfits
 
@@ -158,7 +159,7 @@ def build_network(kind: Kind, config: Any, tensors: Mapping[str, Tensor]) -> nn.
     """The network around these tensors, which become its own. Raises ValueError, naming names,
     unless they are the network's to the last one."""
     try:
-        with torch.device("meta"):
+        with without_values():
             network = kind.network(config)
     except RuntimeError as error:
         raise ValueError(f"its config makes no network: {first_line(error)}") from error

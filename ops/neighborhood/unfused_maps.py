@@ -20,6 +20,7 @@ from ops.neighborhood.derivatives import is_transformed, refuse_tangents
 from ops.neighborhood.impl import unfused_reference
 from ops.neighborhood.unfused_backends import load_maps
 from ops.neighborhood.unfused_problem import Window
+from ops.operation import operation
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _window(kernel_size: list[int], dilation: list[int], is_causal: list[int]) -
 # query_key
 
 
-@torch.library.custom_op("stylenat::neighborhood_query_key", mutates_args=())
+@operation("neighborhood_query_key")
 def _query_key(
     x: Tensor,
     y: Tensor,
@@ -90,7 +91,7 @@ def _query_key(
     return load_maps(backend).query_key(x, y, rpb, window, fill)
 
 
-@_query_key.register_fake
+@torch.library.register_fake(_query_key)
 def _(
     x: Tensor,
     y: Tensor,
@@ -120,13 +121,13 @@ def _differentiate_query_key(ctx: Any, da: Tensor) -> tuple[Tensor | None, ...]:
     return dx, dy, drpb, None, None, None, None, None
 
 
-_query_key.register_autograd(_differentiate_query_key, setup_context=_keep_query_key)
+torch.library.register_autograd(_query_key, _differentiate_query_key, setup_context=_keep_query_key)
 
 
 # gather and scatter
 
 
-@torch.library.custom_op("stylenat::neighborhood_gather", mutates_args=())
+@operation("neighborhood_gather")
 def _gather(
     a: Tensor,
     y: Tensor,
@@ -138,7 +139,7 @@ def _gather(
     return load_maps(backend).gather(a, y, _window(kernel_size, dilation, is_causal))
 
 
-@torch.library.custom_op("stylenat::neighborhood_scatter", mutates_args=())
+@operation("neighborhood_scatter")
 def _scatter(
     a: Tensor,
     x: Tensor,
@@ -150,8 +151,8 @@ def _scatter(
     return load_maps(backend).scatter(a, x, _window(kernel_size, dilation, is_causal))
 
 
-@_gather.register_fake
-@_scatter.register_fake
+@torch.library.register_fake(_gather)
+@torch.library.register_fake(_scatter)
 def _(
     a: Tensor,
     features: Tensor,
@@ -183,14 +184,14 @@ def _differentiate_scatter(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
     return da, dx, None, None, None, None
 
 
-_gather.register_autograd(_differentiate_gather, setup_context=_keep_features)
-_scatter.register_autograd(_differentiate_scatter, setup_context=_keep_features)
+torch.library.register_autograd(_gather, _differentiate_gather, setup_context=_keep_features)
+torch.library.register_autograd(_scatter, _differentiate_scatter, setup_context=_keep_features)
 
 
 # bias_gradient
 
 
-@torch.library.custom_op("stylenat::neighborhood_bias_gradient", mutates_args=())
+@operation("neighborhood_bias_gradient")
 def _bias_gradient(
     da: Tensor,
     kernel_size: list[int],
@@ -201,7 +202,7 @@ def _bias_gradient(
     return load_maps(backend).bias_gradient(da, _window(kernel_size, dilation, is_causal))
 
 
-@_bias_gradient.register_fake
+@torch.library.register_fake(_bias_gradient)
 def _(
     da: Tensor,
     kernel_size: list[int],
@@ -224,4 +225,6 @@ def _differentiate_bias_gradient(ctx: Any, drpb: Tensor) -> tuple[Tensor | None,
     return da.expand(ctx.batch, *da.shape), None, None, None, None
 
 
-_bias_gradient.register_autograd(_differentiate_bias_gradient, setup_context=_keep_da)
+torch.library.register_autograd(
+    _bias_gradient, _differentiate_bias_gradient, setup_context=_keep_da
+)

@@ -33,6 +33,7 @@ from stylenat.backbones.shapes import (
 from stylenat.backbones.variants import VARIANTS, variant, variant_in
 from stylenat.export import Kind, as_device, build_network, load_network, save_network
 from stylenat.files import naming, user_path
+from stylenat.models.unfilled import without_values
 from stylenat.text import first_line, listed, printable, shown
 from stylenat.untrusted import ZIP_MAGIC, fields, is_plain, load_untrusted
 
@@ -95,7 +96,7 @@ def to_backbone(network: NAT, out_levels: Sequence[int] = (0, 1, 2, 3)) -> NAT:
     The tensors of its blocks are those of `network`, not copies.
     """
     config = replace(network.config, num_classes=0, labels=(), out_levels=tuple(out_levels))
-    with torch.device("meta"):
+    with without_values():
         backbone = NAT(config)
     for index in config.out_levels:
         norm = backbone.get_submodule(f"norm{index}").to_empty(device="cpu")

