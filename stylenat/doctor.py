@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ops.build import BuildError, find_compiler
+from ops.dense import bfloat16_instructions
 from ops.neighborhood import BACKENDS, HeadGroup, neighborhood_attention_2d
 from ops.neighborhood.backends import VARIABLE, Backend, choose
 from ops.neighborhood.impl import natten, triton
@@ -188,6 +189,7 @@ def _facts() -> dict[str, str]:
         **_gpus(),
         "CPU": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
         f"{os.cpu_count()} logical cores, {torch.get_num_threads()} threads in use",
+        "bfloat16 on the CPU": _bfloat16(),
         "C++ compiler": _said(find_compiler),
         "Triton": triton.missing() or version("triton") or UNKNOWN,
         "NATTEN": natten.missing() or f"{version('natten') or UNKNOWN} with libnatten",
@@ -195,6 +197,13 @@ def _facts() -> dict[str, str]:
         "cache of compiled libraries": _said(lambda: str(cache_folder())),
         VARIABLE: os.environ.get(VARIABLE) or "not set",
     }
+
+
+def _bfloat16() -> str:
+    instructions = bfloat16_instructions()
+    if instructions is None:
+        return "no instructions for it: images are made in float32 instead, which is faster"
+    return f"instructions: {instructions}"
 
 
 def _gpus() -> dict[str, str]:

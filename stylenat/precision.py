@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ops.dense import bfloat16_instructions
 from stylenat import choices
 
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in choices.DTYPES}
@@ -23,6 +24,14 @@ def name_of(dtype: torch.dtype) -> str:
 def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """Within the block networks compute in `dtype` by autocast; float32 switches it off."""
     return torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
+
+
+def for_images(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype in which images are made if `dtype` is asked for: float32 in place of bfloat16 on a
+    CPU without instructions for it, since it would take two to three times as long."""
+    if device.type == "cpu" and dtype == torch.bfloat16 and bfloat16_instructions() is None:
+        return torch.float32
+    return dtype
 
 
 def set_tf32(*, allowed: bool) -> None:

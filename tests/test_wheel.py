@@ -75,6 +75,7 @@ def test_the_wheel_holds_all_modules_and_configurations_and_nothing_else(wheel):
         "stylenat", "ops", next(name for name in names if ".dist-info" in name).partition("/")[0]
     }  # fmt: skip
     assert any(name.endswith("csrc/neighborhood.cpp") for name in names)
+    assert any(name.endswith("csrc/instance_norm.cpp") for name in names)
     ours = {
         f.relative_to(ROOT).as_posix()
         for p in ("stylenat", "ops")

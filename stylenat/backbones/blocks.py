@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.neighborhood import HeadGroup, neighborhood_attention_2d
+from stylenat.models.layers import Linear
 
 
 class Block(nn.Module):
@@ -68,9 +69,9 @@ class Attention(nn.Module):
         super().__init__()
         self.group = group
         self.least_side = group.kernel_size * group.dilation
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = Linear(channels, 3 * channels)
         self.rpb = nn.Parameter(torch.empty(group.rpb_shape))
-        self.proj = nn.Linear(channels, channels)
+        self.proj = Linear(channels, channels)
         nn.init.trunc_normal_(self.rpb, std=0.02)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
@@ -96,8 +97,8 @@ class MLP(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
+        self.fc1 = Linear(channels, hidden)
+        self.fc2 = Linear(hidden, channels)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x_BHWC)))
+        return self.fc2(self.fc1(x_BHWC, gelu=True))

@@ -39,7 +39,7 @@ from stylenat.metrics.table import (
     rows_of,
 )
 from stylenat.models import Generator
-from stylenat.precision import name_of
+from stylenat.precision import for_images, name_of
 from stylenat.sampling import SEED_LIMIT
 
 
@@ -124,7 +124,7 @@ class Evaluator:
             "seeds": f"{first_seed}-{first_seed + self.num - 1}",
             "seed_scheme": "torch",
             "truncation_psi": truncation_psi,
-            "dtype": name_of(dtype),
+            "dtype": name_of(for_images(dtype, self.device)),
             **({} if which is None else {"classes": which}),
         }
         walk = Walk(

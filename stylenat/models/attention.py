@@ -2,8 +2,9 @@
 
 Legend: B batch, H height, W width, C channels, N heads, D head_dim, L positions in a window.
 
-Each module maps tokens [B, H, W, C] to tokens [B, H, W, C]. Every relative positional bias `rpb` is
-indexed by key minus query position, y first, and shifted to start at 0.
+Each module maps tokens [B, H, W, C] to tokens [B, H, W, C], added to `residual` if it is given.
+Every relative positional bias `rpb` is indexed by key minus query position, y first, and shifted to
+start at 0.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class HydraAttention(_MultiHeadAttention):
         self.backend = backend
         self.rpb = nn.ParameterList(_bias_table(*group.rpb_shape) for group in groups)
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
+    def forward(self, x_BHWC: Tensor, residual: Tensor | None = None) -> Tensor:
         q_BHWND, k_BHWND, v_BHWND = self.qkv_heads(x_BHWC).unbind(-3)
         out_BHWND = neighborhood_attention_2d(
             q_BHWND,
@@ -85,7 +86,7 @@ class HydraAttention(_MultiHeadAttention):
             scale=self.scale,
             backend=self.backend,
         )
-        return self.proj(out_BHWND.flatten(-2))
+        return self.proj(out_BHWND.flatten(-2), add=residual)
 
     def extra_repr(self) -> str:
         groups = ", ".join(
@@ -111,7 +112,7 @@ class GlobalAttention(_MultiHeadAttention):
         self.resolution = resolution
         self.rpb = _bias_table(heads, 2 * resolution - 1, 2 * resolution - 1)
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
+    def forward(self, x_BHWC: Tensor, residual: Tensor | None = None) -> Tensor:
         """Raises ValueError unless H = W = resolution."""
         side = self.resolution
         if x_BHWC.shape[1:3] != (side, side):
@@ -119,7 +120,7 @@ class GlobalAttention(_MultiHeadAttention):
         q_BNLD, k_BNLD, v_BNLD = self.qkv_heads(x_BHWC).flatten(1, 2).permute(2, 0, 3, 1, 4)
         bias_NLL = relative_bias(self.rpb, side).to(q_BNLD.dtype)
         out_BNLD = _attend(q_BNLD, k_BNLD, v_BNLD, bias_NLL[None], self.scale)
-        return self.proj(out_BNLD.transpose(1, 2).reshape(x_BHWC.shape))
+        return self.proj(out_BNLD.transpose(1, 2).reshape(x_BHWC.shape), add=residual)
 
 
 class WindowAttention(_MultiHeadAttention):
@@ -139,7 +140,7 @@ class WindowAttention(_MultiHeadAttention):
         self.window_size = window_size
         self.rpb = _bias_table(heads, 2 * window_size - 1, 2 * window_size - 1)
 
-    def forward(self, x_BHWC: Tensor) -> Tensor:
+    def forward(self, x_BHWC: Tensor, residual: Tensor | None = None) -> Tensor:
         """Raises ValueError unless H = W is a multiple of the window's side."""
         _, height, width, _ = x_BHWC.shape
         if height != width or height % self.window_size:
@@ -155,7 +156,7 @@ class WindowAttention(_MultiHeadAttention):
             bias = bias + self._shift_mask(height, shift, x_BHWC.device).to(bias.dtype)
         out = _attend(q, k, v, bias.to(q.dtype), self.scale)  # [B, windows, N, L, D]
         out_BHWND = _roll_second_half(self._from_windows(out, height), shift)
-        return self.proj(out_BHWND.flatten(-2))
+        return self.proj(out_BHWND.flatten(-2), add=residual)
 
     def _to_windows(self, qkv_BHW3ND: Tensor) -> Tensor:
         """[B, H, W, 3, N, D] -> [3, B, windows, N, L, D], windows and positions row by row."""

@@ -276,5 +276,5 @@ class Block(nn.Module):
         self.mlp = MLP(level.channels, int(level.channels * config.mlp_ratio))
 
     def forward(self, x_BHWC: Tensor, w_BS: Tensor) -> Tensor:
-        x_BHWC = x_BHWC + self.attention(self.norm1(x_BHWC, w_BS))
-        return x_BHWC + self.mlp(self.norm2(x_BHWC, w_BS))
+        x_BHWC = self.attention(self.norm1(x_BHWC, w_BS), residual=x_BHWC)
+        return self.mlp(self.norm2(x_BHWC, w_BS), residual=x_BHWC)

@@ -16,6 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.bias_act import bias_act
+from ops.dense import linear
+from ops.instance_norm import instance_norm
 
 
 def pixel_norm(x: Tensor, *, eps: float = 1e-8) -> Tensor:
@@ -114,28 +116,23 @@ class AdaptiveInstanceNorm(nn.Module):
 
     def forward(self, x_BHWC: Tensor, w_BS: Tensor) -> Tensor:
         with without_autocast(x_BHWC.device):
-            gamma, beta = self.style(w_BS)[:, None, None].chunk(2, dim=-1)
-        # Not torch.var_mean: over leading dimensions it is not vectorised on the CPU.
-        x = x_BHWC.to(torch.promote_types(x_BHWC.dtype, torch.float32))
-        centered = x - x.mean(dim=(1, 2), keepdim=True)
-        variance = centered.square().mean(dim=(1, 2), keepdim=True)
-        scale = gamma * torch.rsqrt(variance + self.eps)
-        return torch.addcmul(beta.to(scale.dtype), centered, scale).to(x_BHWC.dtype)
+            gamma_BC, beta_BC = self.style(w_BS).chunk(2, dim=-1)
+        return instance_norm(x_BHWC, gamma_BC, beta_BC, eps=self.eps)
 
     def extra_repr(self) -> str:
         return f"eps={self.eps:g}"
 
 
 class MLP(nn.Module):
-    """Linear, exact GELU, linear, over the channels: [..., C] -> [..., C]."""
+    """Linear, exact GELU, linear, over the channels, added to `residual` if given: all [..., C]."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.fc1 = normal_linear(channels, hidden)
         self.fc2 = normal_linear(hidden, channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return self.fc2(self.fc1(x, gelu=True), add=residual)
 
 
 class Upsample(nn.Module):
@@ -200,12 +197,19 @@ def sinusoids(length: int, channels: int, device: torch.device) -> Tensor:
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-def normal_linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:
+class Linear(nn.Linear):
+    """A linear layer, then the exact GELU with `gelu`, then plus `add`; see `ops.dense`."""
+
+    def forward(self, x: Tensor, *, gelu: bool = False, add: Tensor | None = None) -> Tensor:
+        return linear(x, self.weight, self.bias, gelu=gelu, add=add)
+
+
+def normal_linear(in_features: int, out_features: int, *, bias: bool = True) -> Linear:
     """A linear layer whose weights start at N(0, 0.02) and whose bias starts at 0.
 
     The published code truncates at +-2, which is a hundred standard deviations and changes nothing.
     """
-    layer = nn.Linear(in_features, out_features, bias=bias)
+    layer = Linear(in_features, out_features, bias=bias)
     nn.init.normal_(layer.weight, std=0.02)
     if bias:
         nn.init.zeros_(layer.bias)

@@ -15,7 +15,7 @@ from ops.checks import check_tensor, check_whole
 from stylenat import marks
 from stylenat.files import replacing, user_path
 from stylenat.models import Generator
-from stylenat.precision import DTYPES, autocast
+from stylenat.precision import DTYPES, autocast, for_images
 from stylenat.sampling.seeds import check_seeds
 from stylenat.sampling.styles import seed_ws
 
@@ -36,8 +36,8 @@ def generate(
     A generator with classes also needs `labels`, the number of the class for each seed.
     A seed gives the same image whatever the batch, up to the rounding of matrix products, which
     depends on their size: about 4 values in 100,000 differ by 1. The generator runs on its own
-    device, and under autocast if `dtype` is bfloat16 or float16. Raises ValueError for a batch
-    below 1, and as `seed_ws` does.
+    device, and under autocast if `dtype` is bfloat16 or float16 (see `precision.for_images`).
+    Raises ValueError for a batch below 1, and as `seed_ws` does.
     """
     check_seeds(seeds, scheme)
     check_rendering(batch, dtype)
@@ -67,7 +67,7 @@ def check_rendering(batch: int, dtype: torch.dtype) -> None:
 def render(generator: Generator, ws_BLS: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
     """uint8 pixels [B, H, W, 3] on the CPU of ws [B, num_ws, S], all in one batch."""
     ws_BLS = ws_BLS.to(generator.const)
-    with autocast(ws_BLS.device, dtype):
+    with autocast(ws_BLS.device, for_images(dtype, ws_BLS.device)):
         images_B3HW = generator.synthesis(ws_BLS)
     return generator.to_uint8(images_B3HW).cpu()
 

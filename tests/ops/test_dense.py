@@ -1,0 +1,154 @@
+"""A linear layer with GELU and addition in one pass: the same numbers, and only where it may."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ops import dense
+from ops.dense import linear
+from stylenat import precision
+
+EXPECTED_DTYPES = [torch.float32, torch.bfloat16]
+
+
+def plain(x, weight, bias, *, gelu=False, add=None):
+    """In float64."""
+    bias = None if bias is None else bias.double()
+    out = F.linear(x.double(), weight.double(), bias)
+    out = F.gelu(out) if gelu else out
+    return out if add is None else add.double() + out
+
+
+def problem(dtype, *, rows=(2, 5, 3), inputs=24, outputs=40):
+    torch.manual_seed(0)
+    x = torch.randn(*rows, inputs).to(dtype)
+    weight, bias = torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype)
+    return x, weight, bias, torch.randn(*rows, outputs).to(dtype)
+
+
+def calls(monkeypatch):
+    """Counts the products that go through oneDNN."""
+    seen = []
+    fused = dense._fused
+    monkeypatch.setattr(dense, "_fused", lambda *a, **k: seen.append(1) or fused(*a, **k))
+    return seen
+
+
+@pytest.fixture
+def with_bfloat16(monkeypatch):
+    if not torch.cpu.get_capabilities().get("avx512_bw"):
+        pytest.skip("oneDNN has no products in bfloat16 on this processor")
+    monkeypatch.setattr(dense, "bfloat16_instructions", lambda: "avx512_bf16")
+
+
+@pytest.mark.parametrize("dtype", EXPECTED_DTYPES)
+@pytest.mark.parametrize(
+    ("gelu", "adds"), [(False, False), (True, False), (False, True), (True, True)]
+)
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_one_pass_gives_the_numbers_of_the_steps(
+    monkeypatch, with_bfloat16, dtype, gelu, adds, has_bias
+):
+    x, weight, bias, other = problem(dtype)
+    bias, add = bias if has_bias else None, other if adds else None
+    before = other.clone()
+    seen = calls(monkeypatch)
+    with torch.no_grad():
+        found = linear(x, weight, bias, gelu=gelu, add=add)
+    assert seen == [1]
+    assert found.dtype == dtype
+    assert torch.equal(other, before)
+    expected = plain(x, weight, bias, gelu=gelu, add=add)
+    error = (found.double() - expected).abs().max()
+    # Twice what the separate steps lose.
+    steps = F.linear(x, weight, bias)
+    steps = F.gelu(steps) if gelu else steps
+    steps = steps if add is None else add + steps
+    assert error <= 2 * (steps.double() - expected).abs().max() + 1e-6
+
+
+def test_with_gradients_it_is_pytorch_s_own_to_the_bit(monkeypatch):
+    x, weight, bias, other = problem(torch.float32)
+    weight.requires_grad_()
+    seen = calls(monkeypatch)
+    out = linear(x, weight, bias, gelu=True, add=other)
+    assert torch.equal(out, other + F.gelu(F.linear(x, weight, bias)))
+    out.sum().backward()
+    assert weight.grad is not None
+    assert not seen
+
+
+def test_under_autocast_the_product_has_its_precision(monkeypatch, with_bfloat16):
+    x, weight, bias, other = problem(torch.float32)
+    seen = calls(monkeypatch)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        product = linear(x, weight, bias)
+        total = linear(x, weight, bias, add=other)
+        plain_product = F.linear(x, weight, bias)
+    assert seen == [1, 1]
+    assert product.dtype == plain_product.dtype == torch.bfloat16
+    torch.testing.assert_close(product, plain_product, rtol=1e-2, atol=1e-2)
+    assert total.dtype == torch.float32  # the residual stream keeps its precision
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        lambda: (torch.zeros(0, 4), torch.ones(3, 4), torch.ones(3)),
+        lambda: (torch.ones(2, 4).double(), torch.ones(3, 4).double(), torch.ones(3).double()),
+        lambda: tuple(x.to("meta") for x in (torch.ones(2, 4), torch.ones(3, 4), torch.ones(3))),
+    ],
+)
+def test_what_onednn_does_not_take_goes_step_by_step(monkeypatch, tensors):
+    seen = calls(monkeypatch)
+    with torch.no_grad():
+        out = linear(*tensors(), gelu=True)
+    assert out.shape[1] == 3
+    assert not seen
+
+
+def test_transforms_and_compilers_see_every_step(monkeypatch):
+    x, weight, bias, _ = problem(torch.float32)
+    seen = calls(monkeypatch)
+    with torch.no_grad():
+        _, tangent = torch.func.jvp(lambda x: linear(x, weight, bias, gelu=True), (x,), (x,))
+        mapped = torch.func.vmap(lambda x: linear(x, weight, bias))(x)
+    expected = torch.func.jvp(lambda x: F.gelu(F.linear(x, weight, bias)), (x,), (x,))[1]
+    torch.testing.assert_close(tangent, expected)
+    torch.testing.assert_close(mapped, F.linear(x, weight, bias))
+    program = torch.export.export(_Layer(weight, bias), (x,))
+    names = {str(node.target) for node in program.graph.nodes}
+    assert any("aten.linear" in name for name in names)
+    assert not any("mkldnn" in name for name in names)
+    assert not seen
+
+
+class _Layer(torch.nn.Module):
+    def __init__(self, weight, bias):
+        super().__init__()
+        self.weight, self.bias = torch.nn.Parameter(weight), torch.nn.Parameter(bias)
+
+    def forward(self, x):
+        return linear(x, self.weight, self.bias, gelu=True)
+
+
+@pytest.mark.parametrize(
+    ("known", "found"),
+    [
+        ({"architecture": "x86_64", "amx_bf16": True, "avx512_bf16": True}, "amx_bf16"),
+        ({"architecture": "x86_64", "amx_bf16": False, "avx512_bf16": True}, "avx512_bf16"),
+        ({"architecture": "x86_64", "avx512_f": True}, None),
+        ({"architecture": "aarch64"}, "unknown"),
+    ],
+)
+def test_a_processor_without_bfloat16_makes_images_in_float32(monkeypatch, known, found):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known)
+    dense.bfloat16_instructions.cache_clear()
+    try:
+        assert dense.bfloat16_instructions() == found
+        used = precision.for_images(torch.bfloat16, torch.device("cpu"))
+        assert used == (torch.float32 if found is None else torch.bfloat16)
+        assert precision.for_images(torch.bfloat16, torch.device("cuda")) == torch.bfloat16
+        assert precision.for_images(torch.float32, torch.device("cpu")) == torch.float32
+    finally:
+        dense.bfloat16_instructions.cache_clear()
