@@ -56,12 +56,11 @@ def bfloat16_instructions() -> str | None:
     return next((name for name in ("amx_bf16", "avx512_bf16") if known.get(name)), None)
 
 
-def needs_every_step(*tensors: Tensor) -> bool:
-    """Whether PyTorch must see each step of a computation: for derivatives, because it traces, or
-    because the tensors are not on a CPU."""
+def is_watched(*tensors: Tensor) -> bool:
+    """Whether PyTorch must see each step of a computation: for a compiler or a transform, or
+    because the tensors are no plain ones on a CPU."""
     return bool(
-        (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
-        or torch.compiler.is_compiling()
+        torch.compiler.is_compiling()
         or is_transformed()
         or any(type(tensor) not in PLAIN or tensor.device.type != "cpu" for tensor in tensors)
     )
@@ -69,8 +68,10 @@ def needs_every_step(*tensors: Tensor) -> bool:
 
 def _is_fused(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
     given = [tensor for tensor in tensors if tensor is not None]
+    needs_gradient = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in given)
     return bool(
-        not needs_every_step(*given)
+        not needs_gradient
+        and not is_watched(*given)
         and dtype in FUSED_DTYPES
         and (dtype == torch.float32 or bfloat16_instructions() in ("amx_bf16", "avx512_bf16"))
         and torch.backends.mkldnn.is_available()

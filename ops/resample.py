@@ -11,10 +11,13 @@ map is zero. The Haar transform is that of SWAGAN (arXiv 2102.06108).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from ops.neighborhood.derivatives import is_transformed
 
 BINOMIAL = (1.0, 3.0, 3.0, 1.0)
 
@@ -27,7 +30,7 @@ def upsample2d(x: Tensor, *, kernel: Sequence[float] = BINOMIAL) -> Tensor:
     """
     _check_map(x)
     weight = _depthwise_weight(x, kernel, gain=2.0)
-    return F.conv_transpose2d(x, weight, stride=2, padding=len(kernel) // 2 - 1, groups=x.shape[1])
+    return _filter(x, weight, stride=2, padding=len(kernel) // 2 - 1, transposed=True)
 
 
 def downsample2d(x: Tensor, *, kernel: Sequence[float] = BINOMIAL) -> Tensor:
@@ -39,7 +42,7 @@ def downsample2d(x: Tensor, *, kernel: Sequence[float] = BINOMIAL) -> Tensor:
     _check_map(x)
     _check_even(x, "downsample2d")
     weight = _depthwise_weight(x, kernel).flip(2, 3)
-    return F.conv2d(x, weight, stride=2, padding=len(kernel) // 2 - 1, groups=x.shape[1])
+    return _filter(x, weight, stride=2, padding=len(kernel) // 2 - 1)
 
 
 def blur2d(x: Tensor, *, padding: int = 2, kernel: Sequence[float] = BINOMIAL) -> Tensor:
@@ -53,7 +56,7 @@ def blur2d(x: Tensor, *, padding: int = 2, kernel: Sequence[float] = BINOMIAL) -
     if padding < 0:
         raise ValueError(f"blur2d: padding must not be negative: {padding}")
     weight = _depthwise_weight(x, kernel).flip(2, 3)
-    return F.conv2d(x, weight, padding=padding, groups=x.shape[1])
+    return _filter(x, weight, stride=1, padding=padding)
 
 
 def haar(x: Tensor) -> Tensor:
@@ -70,6 +73,44 @@ def haar(x: Tensor) -> Tensor:
     left = torch.cat([low[..., 0::2], high[..., 0::2]], dim=1)
     right = torch.cat([low[..., 1::2], high[..., 1::2]], dim=1)
     return torch.cat([left + right, left - right], dim=1)
+
+
+def _filter(
+    x: Tensor, weight: Tensor, *, stride: int, padding: int, transposed: bool = False
+) -> Tensor:
+    """A convolution of each channel by itself, or its adjoint; differentiable to any order."""
+    # Transforms of torch.func, and compilers, look into plain convolutions.
+    if is_transformed() or torch.compiler.is_compiling() or not x.requires_grad:
+        return _convolve(x, weight, stride, padding, transposed)
+    out: Tensor = _Filter.apply(x, weight, stride, padding, transposed)
+    return out
+
+
+def _convolve(x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool) -> Tensor:
+    convolve = F.conv_transpose2d if transposed else F.conv2d
+    return convolve(x, weight, stride=stride, padding=padding, groups=x.shape[1])
+
+
+class _Filter(torch.autograd.Function):
+    """A filter, whose gradient is its adjoint: a filter again, of the same weight.
+
+    PyTorch's second derivative of a convolution with C groups is 2 C small convolutions, for the
+    gradient of its weight, which is a constant here.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, stride: int, padding: int, transposed: bool
+    ) -> Tensor:
+        ctx.save_for_backward(weight)
+        ctx.settings = {"stride": stride, "padding": padding, "transposed": not transposed}
+        return _convolve(x, weight, stride, padding, transposed)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        # Under autocast the result, and so its gradient, is narrower than x.
+        return _filter(grad, weight.to(grad.dtype), **ctx.settings), None, None, None, None
 
 
 def _depthwise_weight(x: Tensor, kernel: Sequence[float], *, gain: float = 1.0) -> Tensor:

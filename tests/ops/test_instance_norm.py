@@ -28,17 +28,11 @@ def problem(batch=2, height=5, width=7, channels=24, dtype=torch.float32, offset
     return x, torch.randn(batch, channels), torch.randn(batch, channels)
 
 
-def steps(x, gamma, beta):
-    """PyTorch's own operations."""
-    x = x.clone().requires_grad_()
-    return instance_norm(x, gamma, beta, eps=EPS).detach()
-
-
 @pytest.fixture
 def seen(monkeypatch):
     """Counts the calls of the C++."""
-    found, fused = [], module._fused
-    monkeypatch.setattr(module, "_fused", lambda *a: found.append(1) or fused(*a))
+    found, forward = [], module._Fused.forward
+    monkeypatch.setattr(module._Fused, "forward", lambda *a: found.append(1) or forward(*a))
     return found
 
 
@@ -106,7 +100,6 @@ def test_under_autocast_the_result_is_rounded_as_the_next_layer_would():
         lambda x, g, b: (x.double(), g.double(), b.double()),
         lambda x, g, b: (x.half(), g, b),
         lambda x, g, b: (x.to("meta"), g.to("meta"), b.to("meta")),
-        lambda x, g, b: (x, g.clone().requires_grad_(), b),
         lambda x, g, b: (x[:0], g[:0], b[:0]),
     ],
 )
@@ -124,3 +117,50 @@ def test_without_a_library_it_goes_step_by_step(monkeypatch, seen):
         instance_norm(*problem_, eps=EPS).double(), exact(*problem_), atol=1e-5, rtol=1e-5
     )
     assert not seen
+
+
+# gradients
+
+
+def gradients(function, *tensors):
+    leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+    out = function(*leaves)
+    torch.manual_seed(1)
+    dy = torch.randn(out.shape).to(out.dtype)
+    return torch.autograd.grad(out, leaves, dy)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 5, 7, 24), (1, 1, 1, 8), (1, 40, 33, 130), (3, 64, 64, 5)])
+def test_gradients_err_no_more_than_those_of_the_steps(shape, dtype):
+    tensors = problem(*shape, dtype=dtype, offset=2.0)
+    ours = gradients(lambda *t: instance_norm(*t, eps=EPS), *tensors)
+    steps = gradients(lambda *t: module._steps(*t, EPS), *tensors)
+    true = gradients(lambda *t: module._steps(*t, EPS), *(t.double() for t in tensors))
+    for found, plain, expected in zip(ours, steps, true, strict=True):
+        assert found.dtype == plain.dtype
+        error = (found.double() - expected).abs().max()
+        allowed = 2 * (plain.double() - expected).abs().max() + 1e-6 * expected.abs().max() + 1e-6
+        assert error <= allowed, (float(error), float(allowed))
+
+
+def test_second_derivatives_are_those_of_the_steps():
+    x, gamma, beta = problem(1, 3, 4, 5)
+
+    def second(function):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, gamma, beta)]
+        first = torch.autograd.grad(function(*leaves).pow(3).sum(), leaves, create_graph=True)
+        return torch.autograd.grad(sum(g.square().sum() for g in first), leaves)
+
+    ours = second(lambda *t: instance_norm(*t, eps=EPS))
+    for found, expected in zip(ours, second(lambda *t: module._steps(*t, EPS)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_only_what_is_asked_for_is_differentiated():
+    x, gamma, beta = problem()
+    gamma.requires_grad_()
+    out = instance_norm(x, gamma, beta, eps=EPS)
+    (first,) = torch.autograd.grad(out.square().sum(), gamma, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), gamma)
+    assert second.isfinite().all()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
+from ops import resample
 from ops.resample import blur2d, downsample2d, haar, upsample2d
 
 # Symmetric, longer, and without symmetry: a kernel applied the wrong way round is caught.
@@ -117,6 +118,35 @@ def test_operation_is_twice_differentiable(operation):
         return operation(x).square()
 
     assert gradgradcheck(squared, (x,))
+
+
+@pytest.mark.parametrize("operation", [upsample2d, downsample2d, blur2d])
+def test_a_second_derivative_takes_no_convolution_per_channel(operation):
+    """PyTorch's own would compute the gradient of the constant weight, channel by channel."""
+    x = torch.randn(2, 32, 8, 8, requires_grad=True)
+    (gradient,) = torch.autograd.grad(operation(x).square().sum(), x, create_graph=True)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        gradient.square().sum().backward()
+    calls = sum(e.count for e in profile.key_averages() if e.key == "aten::convolution")
+    assert 1 <= calls <= 4, calls
+
+
+@pytest.mark.parametrize("operation", [upsample2d, downsample2d, blur2d])
+def test_gradients_under_autocast_are_those_of_plain_convolutions(monkeypatch, operation):
+    x, weight = torch.randn(2, 4, 8, 8), torch.randn(1)
+
+    def gradient():
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            out = operation(leaf)
+        (out.float() * weight).square().sum().backward()
+        return out, leaf.grad
+
+    ours = gradient()
+    monkeypatch.setattr(resample, "is_transformed", lambda: True)  # leave it to PyTorch
+    for found, expected in zip(ours, gradient(), strict=True):
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2)
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
