@@ -56,6 +56,12 @@ def bfloat16_instructions() -> str | None:
     return next((name for name in ("amx_bf16", "avx512_bf16") if known.get(name)), None)
 
 
+@functools.cache
+def _has_onednn() -> bool:
+    # The operations are those that torch.compile calls; PyTorch does not document them.
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 def is_watched(*tensors: Tensor) -> bool:
     """Whether PyTorch must see each step of a computation: for a compiler or a transform, or
     because the tensors are no plain ones on a CPU."""
@@ -74,7 +80,7 @@ def _is_fused(dtype: torch.dtype, *tensors: Tensor | None) -> bool:
         and not is_watched(*given)
         and dtype in FUSED_DTYPES
         and (dtype == torch.float32 or bfloat16_instructions() in ("amx_bf16", "avx512_bf16"))
-        and torch.backends.mkldnn.is_available()
+        and _has_onednn()
         and torch.backends.mkldnn.enabled
         and given[0].numel() > 0
     )
