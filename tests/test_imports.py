@@ -31,6 +31,7 @@ LAYERS = (
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
     ("stylenat.distributed",),
     ("stylenat.ending", "stylenat.untrusted", "stylenat.precision", "stylenat.machine"),
+    ("stylenat.hub",),
     ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices", "stylenat.layout"),
     ("stylenat.memory", "stylenat.extras"),
     ("stylenat.compat",),

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from stylenat.cli.options import DEVICE, DTYPE, VARIANT, UserPath
+from stylenat.cli.options import DEVICE, DTYPE, VARIANT, ModelPath, UserPath
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @click.argument("folder", type=UserPath())
 @VARIANT
 @click.option(
@@ -57,8 +57,10 @@ def accuracy(
     """
     from stylenat.backbones import load_classifier
     from stylenat.backbones.evaluation import ImageFolder, check_classifies, measure_accuracy
+    from stylenat.backbones.files import CONFIG_BESIDE
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.files import check_can_write, refuse_overwriting, replacing, sha256_of
+    from stylenat.hub import is_hub_name, name_of, pull
     from stylenat.memory import keep_freed_memory
     from stylenat.sampling import DTYPES
 
@@ -68,6 +70,8 @@ def accuracy(
     keep_freed_memory()
     chosen = pick_device(device)
     images = ImageFolder.open(folder)
+    if is_hub_name(model):  # once: a branch may move
+        model = pull(model, beside=(CONFIG_BESIDE,))
     with process_group(chosen):
         network = load_classifier(model, name, chosen)
         check_classifies(network)
@@ -85,7 +89,7 @@ def accuracy(
         )
         if out is not None:
             numbers = {
-                "model": model.name,
+                "model": name_of(model) or model.name,
                 "model_sha256": sha256_of(model) if model.is_file() else None,
                 "top1": found.top1,
                 "top5": found.top5,
