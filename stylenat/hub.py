@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -65,9 +66,15 @@ def parse_name(path: str | Path) -> HubModel:
     return HubModel(repository, revision if at else None)
 
 
-def check_repository(repository: str) -> None:
-    """Raises ValueError unless this can be the `user/name` of a repository."""
+def repository_name(repository: str, branch: str | None) -> HubModel:
+    """A place to write to: `user/name`, and a branch. Raises ValueError for what can be none."""
     _check(repository, repository, "")
+    if branch is not None and (not _is_revision(branch) or COMMIT.fullmatch(branch)):
+        raise ValueError(
+            "--revision must be a branch to write to, made of letters, digits, dots, dashes, "
+            f"underscores, plus signs and slashes, and not a commit: {shortened(branch)}"
+        )
+    return HubModel(repository, branch)
 
 
 def _check(repository: str, text: str, way_out: str) -> None:
@@ -111,13 +118,29 @@ def pull(path: str | Path, *, beside: Sequence[str] = ()) -> Path:
     """
     model = parse_name(path)
     require(str(model), "huggingface-hub", extra="hub")
-    with refusing(model):
-        file = _fetched(model, FILE)
-    _check_safetensors(model, file)
-    commit = replace(model, revision=file.parent.name)
-    for name in beside:
-        _fetch_if_there(commit, name)
+    with _bars_on_terminals_alone():
+        with refusing(model):
+            file = _fetched(model, FILE)
+        _check_safetensors(model, file)
+        commit = replace(model, revision=file.parent.name)
+        for name in beside:
+            _fetch_if_there(commit, name)
     return file
+
+
+@contextmanager
+def _bars_on_terminals_alone() -> Iterator[None]:
+    """As ours are, the progress bars of huggingface_hub are for terminals, and not for files."""
+    from huggingface_hub import utils
+
+    changes = not sys.stderr.isatty() and not utils.are_progress_bars_disabled()
+    if changes:
+        utils.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if changes:
+            utils.enable_progress_bars()
 
 
 def _fetched(model: HubModel, name: str) -> Path:
@@ -207,16 +230,33 @@ def _why(error: Exception) -> str:
 
 
 @contextmanager
-def refusing(model: HubModel) -> Iterator[None]:
-    """Within the block, an error of huggingface_hub becomes a ValueError, one sentence."""
+def refusing(model: HubModel, *, writing: bool = False) -> Iterator[None]:
+    """Within the block, an error of huggingface_hub becomes a ValueError, one sentence.
+
+    `writing`: whether the block writes to the repository, or reads from it.
+    """
     try:
         yield
     except _failures() as error:
-        raise ValueError(_sentence(model, error)) from error
+        raise ValueError((_refused_writing if writing else _sentence)(model, error)) from error
+    except RuntimeError as error:  # of an upload, which has retried
+        raise ValueError(f"{model}: {first_line(error)} Give the same command again.") from error
     except OSError as error:
         if error.errno is None:  # a text of huggingface_hub, such as of a file of another length
             raise ValueError(f"{model}: {first_line(error)}") from error
         raise
+
+
+def _refused_writing(model: HubModel, error: Exception) -> str:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    if isinstance(error, HfHubHTTPError) and not _is_passing(error):
+        if _status(error) in (403, 404):
+            return f"{model}: {_why(error)}: your login may not write there; check USER/NAME"
+        if _status(error) == 401:
+            return f"{model}: {_why(error)}: your login is not accepted; {LOG_IN} again"
+        return f"{model}: {_why(error)}"
+    return f"{model}: {_why(error)}: give the same command again later"
 
 
 def _sentence(model: HubModel, error: Exception) -> str:

@@ -19,6 +19,7 @@ LAYERS = (
     ("tools",),  # what maintainers run; it is not installed
     ("stylenat.__main__",),
     ("stylenat.cli",),
+    ("stylenat.publishing",),
     ("stylenat.benchmarks", "stylenat.doctor", "stylenat.explorer"),
     ("stylenat.training",),
     ("stylenat.metrics",),

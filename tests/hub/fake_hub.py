@@ -130,6 +130,11 @@ def info(hub: FakeHub, call: Call, parts: list[str], _: bytes) -> Answer:
     return of_json({"id": parts[0], "private": found.private, "sha": found.names.get("main")})
 
 
+def whoami(hub: FakeHub, call: Call, _: list[str], __: bytes) -> Answer:
+    user = hub.users.get(call.token or "")
+    return of_json({"name": user, "type": "user"}) if user else refused(401)
+
+
 def tree(hub: FakeHub, call: Call, parts: list[str], _: bytes) -> Answer:
     found = hub.seen(call, parts[0])
     if not isinstance(found, Repository):
@@ -162,8 +167,9 @@ def branch(hub: FakeHub, call: Call, parts: list[str], _: bytes) -> Answer:
 
 def validate(hub: FakeHub, call: Call, _: list[str], body: bytes) -> Answer:
     content = json.loads(body)["content"]
-    is_right = content.startswith("---\n") and "license:" in content
-    status, headers, data = of_json({"errors": [] if is_right else [{"message": "no license"}]})
+    is_right = content.startswith("---\n") and "\nlicense: mit\n" in content
+    errors = [] if is_right else [{"message": "license must be one of mit"}]
+    status, headers, data = of_json({"errors": errors})
     return (status if is_right else 400), headers, data
 
 
@@ -220,6 +226,7 @@ ROUTES: dict[tuple[str, str], Route] = {
     ("GET", f"/api/models/{NAME}"): info,
     ("GET", f"/api/models/{NAME}/revision/([^/]+)"): info,
     ("GET", f"/api/models/{NAME}/tree/([^/]+)"): tree,
+    ("GET", "/api/whoami-v2"): whoami,
     ("POST", "/api/repos/create"): create,
     ("POST", f"/api/models/{NAME}/branch/([^/]+)"): branch,
     ("POST", "/api/validate-yaml"): validate,
