@@ -7,6 +7,7 @@ from pathlib import Path
 from stylenat.hub import LOG_IN, HubModel, refusing
 from stylenat.publishing.folder import CARD, CONFIG, DIRECTIONS, PAGE, SCORES
 from stylenat.publishing.grid import FILE as GRID
+from stylenat.text import listed
 
 # What an earlier model may have left there, and this one may not have.
 OURS = [CONFIG, SCORES, GRID, DIRECTIONS, Path(DIRECTIONS).stem + ".*.png", f"{PAGE}/*"]
@@ -22,6 +23,24 @@ def check_login(place: HubModel) -> None:
         HfApi().whoami()
 
 
+def _check_card(path: Path) -> None:
+    """Raises ValueError if the Hub refuses the card, before anything is made there.
+
+    Only the Hub knows, for example, which licences it has. (ModelCard.validate would ask
+    huggingface.co, whatever HF_ENDPOINT says, in early releases.)
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    card = {"content": path.read_text(encoding="utf-8"), "repoType": "model"}
+    address = f"{constants.ENDPOINT}/api/validate-yaml"
+    answer = get_session().post(address, json=card, headers=build_hf_headers())
+    if answer.status_code == 400:
+        faults = [str(fault.get("message")) for fault in answer.json().get("errors", [])]
+        raise ValueError(f"the Hub refuses the card: {listed(faults)}")
+    hf_raise_for_status(answer)
+
+
 def upload(folder: Path, place: HubModel, *, private: bool) -> str:
     """Make the repository and the branch unless they are there, and commit the folder's files.
 
@@ -29,13 +48,12 @@ def upload(folder: Path, place: HubModel, *, private: bool) -> str:
     Returns the address of the commit. Raises ValueError if the Hub refuses the login or the card,
     and if the repository should be private and is not.
     """
-    from huggingface_hub import HfApi, ModelCard
+    from huggingface_hub import HfApi
 
     hub = HfApi()
     name = place.repository
     with refusing(place, writing=True):
-        # Before anything is made; the Hub knows which licences there are, for example.
-        ModelCard.load(folder / CARD).validate()
+        _check_card(folder / CARD)
         hub.create_repo(name, private=private or None, exist_ok=True)
         if private and not hub.model_info(name).private:
             raise ValueError(

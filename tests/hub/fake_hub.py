@@ -72,6 +72,7 @@ class FakeHub:
         self.users = {"hf_ann": "ann", "hf_ben": "ben"}
         self.calls: list[Call] = []
         self.large: dict[str, bytes] = {}
+        self.kept_apart = LARGE  # the ends of names of files that travel by LFS
         self.status: int | None = None  # what every question is answered with, if it is set
         self.endpoint = ""
 
@@ -152,7 +153,9 @@ def create(hub: FakeHub, call: Call, _: list[str], body: bytes) -> Answer:
         return refused(403, message=f"You don't have the rights to create a model under {owner}")
     is_new = f"{owner}/{name}" not in hub.repositories
     if is_new:
-        hub.add(f"{owner}/{name}", {}, private=asked.get("visibility") == "private")
+        # How huggingface_hub asks depends on its version.
+        private = asked.get("private") or asked.get("visibility") == "private"
+        hub.add(f"{owner}/{name}", {}, private=bool(private))
     status, headers, content = of_json({"url": f"{hub.endpoint}/{owner}/{name}"})
     return (status if is_new else 409), headers, content
 
@@ -179,7 +182,7 @@ def preupload(hub: FakeHub, call: Call, parts: list[str], body: bytes) -> Answer
     modes = [
         {
             "path": file["path"],
-            "uploadMode": "lfs" if file["path"].endswith(LARGE) else "regular",
+            "uploadMode": "lfs" if file["path"].endswith(hub.kept_apart) else "regular",
             "shouldIgnore": False,
         }
         for file in json.loads(body)["files"]
