@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from stylenat.config import RunConfig, load_run_config
@@ -126,7 +126,8 @@ def without_folders(config: RunConfig) -> RunConfig:
 def _last_part(path: str | None) -> str | None:
     if path is None or is_hub_name(path):
         return path
-    return PurePath(path).name or None
+    last = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
+    return None if last in ("", ".", "..", "~") else last
 
 
 # Scores of `stylenat fid --out`

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -18,18 +19,30 @@ def refuse_private(folder: Path, places: Iterable[Path]) -> None:
 
     It is a last look: whoever writes these files leaves folders out.
     """
-    known = {str(Path(place).absolute()) for place in (Path.home(), Path.cwd(), *places)}
+    known = {str(place.absolute()) for place in (*_home(), Path.cwd(), *places)}
     known |= {os.path.realpath(place) for place in known}
     innermost_first = sorted(known, key=len, reverse=True)
     forbidden = [f"{place}/" for place in innermost_first if place != "/"]
     for path, text in _texts(folder):
-        # JSON writes some characters of a path in another way.
         for place in forbidden:
-            if place in text or json.dumps(place)[1:-1] in text:
+            if _holds(text, place):
                 raise ValueError(
                     f"{path.relative_to(folder)} would tell everybody of the folder {place}: leave "
                     "it out of --data-note, and out of the names of classes and directions"
                 )
+
+
+def _home() -> list[Path]:
+    try:
+        return [Path.home()]
+    except RuntimeError:  # a user without one
+        return []
+
+
+def _holds(text: str, place: str) -> bool:
+    # https://example.org/data/ is not the folder /data/. JSON has other signs for some characters.
+    spellings = {place, json.dumps(place)[1:-1]}
+    return any(re.search(rf"(?<![\w.~-]){re.escape(spelling)}", text) for spelling in spellings)
 
 
 def _texts(folder: Path) -> Iterator[tuple[Path, str]]:

@@ -14,9 +14,6 @@ from stylenat.export import save_generator
 from tests.hub.fake_hub import FakeHub, serving
 from tests.sampling.tiny import tiny_generator
 
-huggingface_hub = pytest.importorskip(
-    "huggingface_hub", reason="huggingface-hub is not installed (the extra `hub`)"
-)
 Run = Callable[..., Result]
 
 

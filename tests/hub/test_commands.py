@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import save as safetensors_bytes
 
+pytest.importorskip("huggingface_hub", reason="huggingface-hub is not installed (the extra `hub`)")
+
 from ops.neighborhood import HeadGroup
 from stylenat.backbones import NAT, load_classifier
 from stylenat.explorer.gallery import Gallery
@@ -118,9 +120,11 @@ def test_the_run_in_the_current_folder_is_not_that_of_a_name(tmp_path, monkeypat
     assert protocol_of("hf:ann/faces").data is None
 
 
-def test_the_explorer_shows_the_name_and_copies_the_commit(name, tmp_path):
-    gallery = Gallery([Path(MODEL)], Settings())
-    assert gallery.about()["models"] == [{"name": MODEL, "word": name}]
+def test_the_explorer_shows_the_name_and_copies_the_commit(name, hub):
+    hub.repositories["ann/faces"].names["refs/pr/3"] = name.rpartition("@")[2]
+    models = [f"{MODEL}@refs/pr/3", MODEL]
+    gallery = Gallery([Path(model) for model in models], Settings())
+    assert gallery.about()["models"] == [{"name": model, "word": name} for model in models]
 
 
 def test_training_begins_with_a_model_on_the_hub(name, file):

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+pytest.importorskip("huggingface_hub", reason="huggingface-hub is not installed (the extra `hub`)")
+
 import stylenat
 from stylenat.files import sha256_of
 from stylenat.hub import HubModel, name_of, parse_name, pull
@@ -83,6 +85,8 @@ def test_files_beside_the_model_are_of_its_commit_and_may_be_absent(hub, file):
     hub.add("ann/faces", files)
     found = pull("hf:ann/faces", beside=("config.json", "absent.json"))
     assert sorted(path.name for path in found.parent.iterdir()) == sorted(files)
+    asked = [path for path in hub.paths("HEAD") if path.endswith(".json")]
+    assert all(f"/resolve/{found.parent.name}/" in path for path in asked)  # main may have moved
 
 
 # Names
@@ -110,6 +114,7 @@ BAD_NAMES = [
 BAD_REVISIONS = [
     "",
     "../main",
+    "a..b",
     "a/../b",
     "a//b",
     "/main",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 import stylenat
@@ -23,6 +22,9 @@ from tests.sampling.tiny import CLASS_NAMES, generator_of_classes, tiny_generato
 from tests.training.tiny import stylenat as command
 from tests.training.tiny import write_tiny
 
+huggingface_hub = pytest.importorskip(
+    "huggingface_hub", reason="huggingface-hub is not installed (the extra `hub`)"
+)
 DATA = "faces of nobody.zip"
 
 
@@ -162,6 +164,12 @@ def test_a_login_that_does_not_do_is_one_sentence(
     assert hub.repositories == {}
 
 
+def test_the_login_is_tried_before_a_model_is_read(hub, run, log_in, tmp_path):
+    log_in("hf_wrong")
+    said = refusal(run("push", tmp_path / "none.safetensors", "ann/faces", "--license=mit"))
+    assert "your login is not accepted" in said
+
+
 def test_a_hub_that_is_down_is_one_sentence(hub, file, run, log_in):
     log_in("hf_ann")
     hub.status = 503
@@ -251,7 +259,7 @@ def test_a_card_of_a_file_alone_says_what_is_not_known(hub, file, run, tmp_path)
     folder = dry(run, tmp_path / "out", file, "ann/faces")
     names = ["README.md", "config.yaml", "model.safetensors", "samples.png"]
     assert sorted(path.name for path in folder.iterdir()) == names
-    card = ModelCard.load(folder / "README.md")
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
     assert card.data.to_dict() == {
         "library_name": "stylenat",
         "license": "mit",
@@ -273,7 +281,7 @@ def test_scores_of_a_file_stand_with_their_protocol(hub, file, run, tmp_path):
     scores = scores_file(tmp_path, file)
     folder = dry(run, tmp_path / "out", file, "ann/faces", "--scores", scores)
     row = "| FID | 12.5 | 50,000 | 0-49999 | 0.9 | 50,000 of 70,000 images, `abababababab` | leg"
-    card = ModelCard.load(folder / "README.md")
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
     assert row in card.text
     assert "swd_16" not in card.text
     assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [
@@ -321,7 +329,7 @@ def test_scores_that_are_none_are_refused(changes, sentence, hub, file, run, tmp
 
 def test_a_run_tells_how_it_was_trained_and_measured(hub, trained, run, tmp_path):
     folder = dry(run, tmp_path / "out", trained, "ann/faces", "--data-note", "drawn\nby  StyleNAT")
-    card = ModelCard.load(folder / "README.md")
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
     entries = [json.loads(line) for line in (trained / "stats.jsonl").read_text().splitlines()]
     best = min((entry for entry in entries if "rank" in entry), key=lambda entry: entry["rank"])
     seconds = [e["seconds"] for e in entries if "seconds" in e and e["nimg"] <= best["nimg"]]
@@ -356,7 +364,8 @@ def test_a_snapshot_has_its_own_scores(hub, trained, run, tmp_path):
     assert "| snapshot | one of those that the run kept |" in card
     entries = [json.loads(line) for line in (trained / "stats.jsonl").read_text().splitlines()]
     (own,) = [e for e in entries if e["nimg"] == int(last.stem) and "metrics" in e]
-    assert f"| SWD | {own['metrics']['swd']:.6g} |" in card
+    (row,) = [line for line in card.splitlines() if line.startswith("| SWD |")]
+    assert row.startswith(f"| SWD | {own['metrics']['swd']:.6g} |")
 
 
 def test_the_best_snapshot_is_known_without_its_numbered_copy(hub, trained, run, tmp_path):
@@ -409,7 +418,7 @@ def test_directions_come_with_the_pictures_that_there_are(hub, file, run, tmp_pa
 def test_a_copy_says_whence_it_came(hub, file, run, tmp_path):
     first = hub.add("ben/first", {"model.safetensors": file.read_bytes()})
     folder = dry(run, tmp_path / "out", "hf:ben/first", "ann/copy")
-    card = ModelCard.load(folder / "README.md")
+    card = huggingface_hub.ModelCard.load(folder / "README.md")
     assert f"a copy of `hf:ben/first@{first.names['main']}`" in card.text
     assert card.data.base_model == "ben/first"
 
@@ -452,6 +461,9 @@ def test_no_file_tells_of_the_machine(hub, trained, run, tmp_path, monkeypatch):
         ("~/pictures/faces/", "faces"),
         ("../../ann/faces.zip", "faces.zip"),
         ("faces:100", "faces:100"),
+        (r"C:\Users\ann\faces.zip", "faces.zip"),
+        ("..", None),
+        ("~", None),
         ("hf:ann/faces", "hf:ann/faces"),
         ("/", None),
         (".", None),
@@ -467,3 +479,10 @@ def test_a_note_that_names_the_home_is_refused(hub, file, run, tmp_path, monkeyp
     given = ("--license=mit", "--data-note", note, "--dry-run", tmp_path / "out")
     said = refusal(run("push", file, "a/b", *given))
     assert f"README.md would tell everybody of the folder {tmp_path / 'ann'}/" in said
+
+
+def test_an_address_may_look_like_a_folder(hub, file, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/data")
+    dry(run, tmp_path / "a", file, "a/b", "--data-note", "https://example.org/data/faces.zip")
+    monkeypatch.setenv("HOME", "/")
+    dry(run, tmp_path / "b", file, "a/b", "--data-note", "https://example.org/data/faces.zip")
