@@ -87,7 +87,7 @@ def push(
     from stylenat.hub import repository_name
     from stylenat.latents import Settings
     from stylenat.memory import keep_freed_memory
-    from stylenat.publishing import Publication, check_login, upload, write_folder
+    from stylenat.publishing import Publication, check_login, upload_folder, write_folder
 
     if dry_run is not None and private:
         raise click.UsageError("--private is for an upload, and --dry-run uploads nothing")
@@ -104,7 +104,7 @@ def push(
     check_login(place)
     with tempfile.TemporaryDirectory(prefix="stylenat-push-") as folder:
         said = _listed(write_folder(publication, Path(folder)), Path(folder))
-        address = upload(Path(folder), place, private=private)
+        address = upload_folder(Path(folder), place, private=private)
     click.echo(said)
     click.echo(f"{address}\nNext: stylenat sample {place} --seeds 0-15 --outdir DIR")
 

@@ -59,7 +59,7 @@ def _beginning(about: About) -> str:
     classes = about.config.classes
     of_classes = f" of {classes} classes" if classes else ""
     copied = f"\n\nThis file is a copy of `{about.copied_from}`." if about.copied_from else ""
-    rows = f"a row for each of {_classes_shown(about)}" if classes else "none was picked"
+    rows = f"a row for each of {_classes_shown(about)}" if classes else "none was chosen by hand"
     return f"""# {about.title}
 
 This generator makes images of {side}x{side} pixels{of_classes}. {_kind(about.config)}{copied}
@@ -213,7 +213,7 @@ def _revision(about: About) -> str:
 
 def _directions(directions: Sequence[tuple[str, str | None]]) -> Iterator[str]:
     yield "`directions.json` holds directions of w that change the images, for `stylenat edit` and"
-    yield "`stylenat film`. Their names are the uploader's."
+    yield "`stylenat film`. Their names are the uploader's. In each picture, every row is a seed."
     for name, strip in directions:
         yield ""
         yield f"- {name}" + (f"\n\n  ![{name}]({strip})" if strip else "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from stylenat.hub import LOG_IN, HubModel, refusing
@@ -11,6 +13,25 @@ from stylenat.text import listed
 
 # What an earlier model may have left there, and this one may not have.
 OURS = [CONFIG, SCORES, GRID, DIRECTIONS, Path(DIRECTIONS).stem + ".*.png", f"{PAGE}/*"]
+SILENT_SECONDS = 300.0  # a commit of many files takes the Hub a while
+
+
+@contextmanager
+def _talking_to(place: HubModel) -> Iterator[None]:
+    """Within the block, what the Hub refuses is a ValueError, and so is its silence.
+
+    By itself huggingface_hub waits for an answer for ever.
+    """
+    from huggingface_hub.utils import get_session
+
+    session = get_session()
+    before = session.timeout
+    session.timeout = SILENT_SECONDS
+    try:
+        with refusing(place, writing=True):
+            yield
+    finally:
+        session.timeout = before
 
 
 def check_login(place: HubModel) -> None:
@@ -19,7 +40,7 @@ def check_login(place: HubModel) -> None:
 
     if get_token() is None:
         raise ValueError(f"{place} can only be written to by whoever is logged in: {LOG_IN}")
-    with refusing(place, writing=True):
+    with _talking_to(place):
         HfApi().whoami()
 
 
@@ -41,7 +62,7 @@ def _check_card(path: Path) -> None:
     hf_raise_for_status(answer)
 
 
-def upload(folder: Path, place: HubModel, *, private: bool) -> str:
+def upload_folder(folder: Path, place: HubModel, *, private: bool) -> str:
     """Make the repository and the branch unless they are there, and commit the folder's files.
 
     Files that an earlier call left there, and that this folder lacks, are removed; others stay.
@@ -52,7 +73,7 @@ def upload(folder: Path, place: HubModel, *, private: bool) -> str:
 
     hub = HfApi()
     name = place.repository
-    with refusing(place, writing=True):
+    with _talking_to(place):
         _check_card(folder / CARD)
         hub.create_repo(name, private=private or None, exist_ok=True)
         if private and not hub.model_info(name).private:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 LARGE = (".safetensors", ".onnx", ".wasm")
+IGNORED = ("/api/agent-harnesses",)  # which huggingface_hub asks now and then, for itself
 Answer = tuple[int, dict[str, str], bytes]
 
 
@@ -74,6 +75,7 @@ class FakeHub:
         self.large: dict[str, bytes] = {}
         self.kept_apart = LARGE  # the ends of names of files that travel by LFS
         self.status: int | None = None  # what every question is answered with, if it is set
+        self.silent_at: str | None = None  # the path of a question that gets no answer
         self.endpoint = ""
 
     def add(self, name: str, files: dict[str, bytes], **settings: bool) -> Repository:
@@ -244,6 +246,7 @@ ROUTES: dict[tuple[str, str], Route] = {
 def serving() -> Iterator[FakeHub]:
     """A Hub that answers until the end of the block."""
     hub = FakeHub()
+    over = threading.Event()
 
     class Handler(BaseHTTPRequestHandler):
         def _handle(self) -> None:
@@ -252,7 +255,13 @@ def serving() -> Iterator[FakeHub]:
             token = None if given is None else given.removeprefix("Bearer ")
             host = (self.headers.get("Host") or "").partition(":")[0]
             call = Call(self.command, urlsplit(self.path).path, host, token)
+            if call.path in IGNORED:
+                self.send_error(404)
+                return
             hub.calls.append(call)
+            if call.path == hub.silent_at:
+                over.wait()
+                return
             status, headers, data = hub.answer(call, body)
             self.send_response(status)
             for key, value in headers.items():
@@ -275,6 +284,7 @@ def serving() -> Iterator[FakeHub]:
     try:
         yield hub
     finally:
+        over.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -177,6 +177,19 @@ def test_a_hub_that_is_down_is_one_sentence(hub, file, run, log_in):
     assert f"{hub.endpoint} answers 503 (the Hub is being mended): give the same command" in said
 
 
+@pytest.mark.parametrize("path", ["/api/whoami-v2", "/api/validate-yaml", "/api/repos/create"])
+def test_a_hub_that_does_not_answer_is_not_waited_for_without_end(
+    path, hub, file, run, log_in, monkeypatch
+):
+    log_in("hf_ann")
+    hub.silent_at = path
+    monkeypatch.setattr("stylenat.publishing.upload.SILENT_SECONDS", 0.5)
+    said = refusal(run("push", file, "ann/faces", "--license=mit"))
+    assert f"{hub.endpoint} can't be reached" in said
+    assert said.endswith("give the same command again later")
+    assert huggingface_hub.utils.get_session().timeout.read is None  # what it was before
+
+
 def test_the_licence_is_never_left_out_or_guessed(hub, file, run, tmp_path):
     result = run("push", file, "ann/faces", "--dry-run", tmp_path / "out")
     assert result.exit_code == 2
@@ -270,7 +283,7 @@ def test_a_card_of_a_file_alone_says_what_is_not_known(hub, file, run, tmp_path)
         "No training run came with this file, so the following is not recorded",
         "None are recorded. `stylenat fid` measures them.",
         "did not say where its training images come from",
-        "Images of the seeds 0 to 31 at truncation psi 1; none was picked.",
+        "Images of the seeds 0 to 31 at truncation psi 1; none was chosen by hand.",
         f"has SHA-256 `{sha256_of(file)}`",
     ):
         assert sentence in card.text
