@@ -28,6 +28,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_OIDC_RESOURCE"):
         monkeypatch.delenv(name, raising=False)
     home = tmp_path / "home of huggingface"
+    for name in ("HF_HOME", "HF_XET_CACHE"):  # hf_xet is no Python, and writes a log
+        monkeypatch.setenv(name, str(home))
     with serving() as fake:
         template = f"{fake.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         for name, value in {
