@@ -12,6 +12,7 @@ from typing import IO, Any
 # The errors of a file system without locks.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 SECONDS_BETWEEN_TRIES = 0.1
+MEANINGFUL = ("~", "hf:")  # what begins so is not, or not always, the name of a file
 
 # With this name, the warnings are also in a run's log.txt.
 log = logging.getLogger("stylenat.files")
@@ -29,8 +30,10 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         raise ValueError("a path must not be empty")
     if not text.startswith("~"):
         found = Path(text)
-        # Path("./~x") is Path("~x"): in full, so that to expand it once more changes nothing.
-        return found.absolute() if str(found).startswith("~") else found
+        # Path("./~x") is Path("~x"): in full, so that to expand it once more changes nothing. And
+        # "./hf:x" is a file, while "hf:x" may be a name on the Hub.
+        is_mistaken = str(found).startswith(MEANINGFUL) and not text.startswith(MEANINGFUL)
+        return found.absolute() if is_mistaken else found
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

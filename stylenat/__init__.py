@@ -1,8 +1,8 @@
 """StyleNAT: a style-based GAN with neighborhood attention.
 
 `generator = stylenat.load_generator("ffhq256.safetensors")` loads a model: an exported file, a run
-folder or one of its checkpoints, or a published .pt. `generator(z)` gives images of latents, and
-`generator.to_uint8` their pixels.
+folder or one of its checkpoints, a published .pt, or `hf:user/name` on the Hugging Face Hub.
+`generator(z)` gives images of latents, and `generator.to_uint8` their pixels.
 """
 
 import importlib.util

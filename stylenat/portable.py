@@ -14,7 +14,6 @@ import copy
 import json
 import warnings
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from stylenat import __version__
+from stylenat.extras import require
 from stylenat.files import replacing, sha256_of, user_path
 from stylenat.models import Generator
 from stylenat.models.attention import HydraAttention
@@ -51,7 +51,7 @@ def save_onnx(
     the packages of the extra `export` are absent, for a generator that is not float32, and for
     weights that float16 can't hold.
     """
-    _require("onnx", "onnxscript", what="ONNX files")
+    require("an ONNX file", "onnx", "onnxscript", extra="export")
 
     def write(program: torch.export.ExportedProgram, names: Names, path: Path) -> None:
         path.write_bytes(_onnx_bytes(program, names, half=half))
@@ -82,7 +82,7 @@ def largest_difference(
     In the units of the images: of the generator's pixel space, or 0..255 if the file gives uint8.
     Raises ValueError if ONNX Runtime is absent.
     """
-    _require("onnxruntime", what="checking ONNX files")
+    require("comparing an ONNX file with PyTorch", "onnxruntime", extra="export")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -281,12 +281,3 @@ def _halve(model: Any) -> None:
     nodes = list(model.graph.node)
     del model.graph.node[:]
     model.graph.node.extend([*casts, *nodes])
-
-
-def _require(*packages: str, what: str) -> None:
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise ValueError(
-            f"{what} need {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} "
-            "not installed: pip install 'stylenat[export]'"
-        )

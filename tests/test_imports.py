@@ -19,6 +19,7 @@ LAYERS = (
     ("tools",),  # what maintainers run; it is not installed
     ("stylenat.__main__",),
     ("stylenat.cli",),
+    ("stylenat.publishing",),
     ("stylenat.benchmarks", "stylenat.doctor", "stylenat.explorer"),
     ("stylenat.training",),
     ("stylenat.metrics",),
@@ -31,8 +32,9 @@ LAYERS = (
     ("stylenat.models", "stylenat.losses", "stylenat.augment", "stylenat.progress"),
     ("stylenat.distributed",),
     ("stylenat.ending", "stylenat.untrusted", "stylenat.precision", "stylenat.machine"),
+    ("stylenat.hub",),
     ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices", "stylenat.layout"),
-    ("stylenat.memory",),
+    ("stylenat.memory", "stylenat.extras"),
     ("stylenat.compat",),
     ("ops",),
 )

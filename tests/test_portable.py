@@ -207,8 +207,11 @@ def test_programs_of_torch_export_run_without_stylenat(generator, tmp_path):
 
 
 def test_an_absent_package_names_the_extra(generator, tmp_path, monkeypatch):
-    monkeypatch.setattr(portable, "find_spec", lambda name: None)
-    with pytest.raises(ValueError, match=r"need onnx and onnxscript, .*'stylenat\[export\]'"):
+    monkeypatch.setattr("stylenat.extras.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError,
+        match=r"needs onnx and onnxscript, which are not installed.*'stylenat\[export\]'",
+    ):
         save_onnx(generator, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -33,11 +33,13 @@ from stylenat.backbones.shapes import (
 from stylenat.backbones.variants import VARIANTS, variant, variant_in
 from stylenat.export import Kind, as_device, build_network, load_network, save_network
 from stylenat.files import naming, user_path
+from stylenat.hub import is_hub_name, name_of, pull
 from stylenat.models.unfilled import without_values
 from stylenat.text import first_line, listed, printable, shown
 from stylenat.untrusted import ZIP_MAGIC, fields, is_plain, load_untrusted
 
 CLASSIFIER = Kind("classifier", NAT, NATConfig, lambda config: sum(config.depths))
+CONFIG_BESIDE = "config.json"
 FILES_OF_FOLDER = ("model.safetensors", "pytorch_model.bin")
 WRAPPERS = ("state_dict", "model")
 MOST_BYTES_OF_JSON = 64_000_000
@@ -57,7 +59,8 @@ def load_classifier(
     """The network in a file, in eval mode: float32, or, in a file of ours, the dtype that it has.
 
     `path`: an official checkpoint, of a classifier or of a detector or segmenter, whose backbone is
-    taken; one of Hugging Face's, or the folder that it lies in; or a file of `save_classifier`.
+    taken; one of Hugging Face's, or the folder that it lies in; a file of `save_classifier`; or
+    `hf:user/name[@revision]` on the Hub.
     Nothing in the file is run. The shapes say all of the architecture but its dilations. These come
     from `name`, a variant's or a published file's; otherwise from Hugging Face's config.json beside
     the file, and otherwise from the file's own name. A file of ours knows them.
@@ -84,7 +87,8 @@ def load_classifier(
         if odd:
             raise ValueError(f"{len(odd)} of its tensors are not finite ({listed(odd)})")
     except ValueError as error:
-        sentence = str(error) if str(error).startswith(str(path)) else f"{path}: {error}"
+        said = str(error).removeprefix(f"{path}: ")
+        sentence = said if said.startswith(str(path)) else f"{name_of(path) or path}: {said}"
         raise ValueError(printable(sentence)) from error
     assert isinstance(built, NAT)
     return built.to(device).eval()
@@ -146,7 +150,9 @@ def _damaged(path: Path, error: SafetensorError) -> ValueError:
 
 
 def _weights_file(path: Path) -> Path:
-    """The file itself, or the one in a folder of Hugging Face's."""
+    """The file itself, the one in a folder of Hugging Face's, or the cache's of one on the Hub."""
+    if is_hub_name(path):
+        return pull(path, beside=(CONFIG_BESIDE,))
     if not path.is_dir():
         return path
     for name in FILES_OF_FOLDER:
@@ -188,7 +194,7 @@ class _Beside:
 
     @classmethod
     def of(cls, path: Path) -> _Beside:
-        file = path.parent / "config.json"
+        file = path.parent / CONFIG_BESIDE
         if not file.is_file():
             return cls()
         if file.stat().st_size > MOST_BYTES_OF_JSON:

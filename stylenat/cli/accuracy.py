@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from stylenat.cli.options import DEVICE, DTYPE, VARIANT, UserPath
+from stylenat.cli.options import DEVICE, DTYPE, VARIANT, ModelPath, UserPath
+
+if TYPE_CHECKING:
+    from stylenat.backbones import ImageConfig
+    from stylenat.backbones.evaluation import Accuracy
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @click.argument("folder", type=UserPath())
 @VARIANT
 @click.option(
@@ -57,8 +62,10 @@ def accuracy(
     """
     from stylenat.backbones import load_classifier
     from stylenat.backbones.evaluation import ImageFolder, check_classifies, measure_accuracy
+    from stylenat.backbones.files import CONFIG_BESIDE
     from stylenat.distributed import is_main, pick_device, process_group
-    from stylenat.files import check_can_write, refuse_overwriting, replacing, sha256_of
+    from stylenat.files import check_can_write, refuse_overwriting, replacing
+    from stylenat.hub import is_hub_name, pull
     from stylenat.memory import keep_freed_memory
     from stylenat.sampling import DTYPES
 
@@ -68,6 +75,8 @@ def accuracy(
     keep_freed_memory()
     chosen = pick_device(device)
     images = ImageFolder.open(folder)
+    if is_hub_name(model):  # once: a branch may move
+        model = pull(model, beside=(CONFIG_BESIDE,))
     with process_group(chosen):
         network = load_classifier(model, name, chosen)
         check_classifies(network)
@@ -84,18 +93,28 @@ def accuracy(
             f"{dtype_name}, {found.images_per_second:.1f} images/s"
         )
         if out is not None:
-            numbers = {
-                "model": model.name,
-                "model_sha256": sha256_of(model) if model.is_file() else None,
-                "top1": found.top1,
-                "top5": found.top5,
-                "images": found.count,
-                "classes": len(images.classes),
-                "size": side,
-                "crop_pct": network.config.images.crop_pct,
-                "dtype": dtype_name,
-                "images_per_second": found.images_per_second,
-            }
+            numbers = _numbers(found, model, network.config.images, len(images.classes), dtype_name)
             with replacing(out) as temporary:
                 temporary.write_text(json.dumps(numbers, indent=2) + "\n")
             click.echo(f"Written to {out}")
+
+
+def _numbers(
+    found: Accuracy, file: Path, images: ImageConfig, classes: int, dtype_name: str
+) -> dict[str, object]:
+    """The accuracy and how it was measured, as JSON holds them."""
+    from stylenat.files import sha256_of
+    from stylenat.hub import name_of
+
+    return {
+        "model": name_of(file) or file.name,
+        "model_sha256": sha256_of(file) if file.is_file() else None,
+        "top1": found.top1,
+        "top5": found.top5,
+        "images": found.count,
+        "classes": classes,
+        "size": images.size,
+        "crop_pct": images.crop_pct,
+        "dtype": dtype_name,
+        "images_per_second": found.images_per_second,
+    }

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from stylenat.cli.options import WS, UserPath, style_settings
+from stylenat.cli.options import WS, ModelPath, UserPath, style_settings
 
 
 class Pixel(click.ParamType):
@@ -25,7 +25,7 @@ class Pixel(click.ParamType):
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @click.option(
     "--seeds",
     "--seed",

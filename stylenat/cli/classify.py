@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from stylenat.cli.options import DEVICE, VARIANT, UserPath
+from stylenat.cli.options import DEVICE, VARIANT, ModelPath, UserPath
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @click.argument("images", nargs=-1, required=True, type=UserPath())
 @click.option(
     "--top",
@@ -38,7 +38,8 @@ def classify(
 ) -> None:
     """Say what IMAGES show, by a NAT, DiNAT or DiNAT_s.
 
-    MODEL is a published checkpoint, one of Hugging Face's, or a file that `stylenat convert` made.
+    MODEL is a published checkpoint, one of Hugging Face's, a file that `stylenat convert` made, or
+    hf:USER/NAME[@REVISION] on the Hub.
     """
     from stylenat.backbones import load_classifier
     from stylenat.backbones.evaluation import check_classifies, read_labels

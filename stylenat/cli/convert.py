@@ -56,9 +56,15 @@ def convert(
     from stylenat.config import load_config
     from stylenat.export import save_discriminator, save_generator
     from stylenat.files import check_can_write, refuse_overwriting
+    from stylenat.hub import is_hub_name
     from stylenat.legacy import convert_checkpoint
     from stylenat.models import Generator
 
+    if is_hub_name(official):
+        raise ValueError(
+            f"{official}: models on the Hub need no conversion, as only safetensors files are read "
+            "there; give this name to `stylenat sample` or `stylenat classify`"
+        )
     refuse_overwriting(out, official, config_path)
     check_can_write(out)
     if holds_classifier(official):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stylenat.choices import DIRECTION_METHODS, DirectionMethod
-from stylenat.cli.options import UserPath, check_together, style_settings
+from stylenat.cli.options import ModelPath, UserPath, check_together, style_settings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @click.option(
     "--method",
     type=click.Choice(DIRECTION_METHODS),

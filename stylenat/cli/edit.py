@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from stylenat.cli.options import SEEDS, WS, UserPath, style_settings
+from stylenat.cli.options import SEEDS, WS, ModelPath, UserPath, style_settings
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @SEEDS
 @WS
 @click.option(

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import click
 
-from stylenat.cli.options import ANY_MODEL, DEVICE, DTYPE, SEED_SCHEME, SNAPSHOT, UserPath
+from stylenat.cli.options import (
+    ANY_MODEL,
+    DEVICE,
+    DTYPE,
+    SEED_SCHEME,
+    SNAPSHOT,
+    ModelPath,
+    UserPath,
+)
 
 
 @click.command()
-@click.argument("models", type=UserPath(), nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", type=ModelPath(), nargs=-1, required=True, metavar="MODEL...")
 @click.option(
     "--directions",
     type=UserPath(),

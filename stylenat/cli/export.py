@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from stylenat.cli.options import SNAPSHOT, UserPath
+from stylenat.cli.options import SNAPSHOT, ModelPath, UserPath
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @click.option(
     "--onnx",
     "onnx_folder",

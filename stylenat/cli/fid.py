@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stylenat.choices import FILTERS, METRICS_IN_WORDS, MODES
-from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, UserPath
+from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, ModelName, UserPath
 
 if TYPE_CHECKING:
     from stylenat.metrics import Protocol, Scores
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=ModelName())
 @click.option(
     "--data",
     metavar="DATA",
@@ -120,7 +120,8 @@ def fid(
     out: Path | None,
     **given: Any,
 ) -> None:
-    """Measure FID and other scores of MODEL: an export, a run folder, a published .pt, or images.
+    """Measure FID and other scores of MODEL: an export, a run folder, a published .pt, images, or
+    hf:USER/NAME[@REVISION] on the Hub.
 
     A run is compared with the data that it was trained on, by its own settings, unless others are
     given.
@@ -128,6 +129,7 @@ def fid(
     """
     from stylenat.distributed import is_main, pick_device, process_group
     from stylenat.files import check_can_write, refuse_overwriting
+    from stylenat.hub import is_hub_name
     from stylenat.memory import keep_freed_memory
     from stylenat.metrics import protocol_of
     from stylenat.metrics.nearest import write_realism_sheet
@@ -138,6 +140,8 @@ def fid(
             refuse_overwriting(path, model, given["data"], given["weights"], given["reference"])
             check_can_write(path)
     keep_freed_memory()
+    if is_hub_name(model):  # once: a branch may move while the scores are measured
+        model = str(model_file(model))
     chosen = pick_device(device)
     if given["metrics"] is not None:
         given["metrics"] = [name.strip() for name in given["metrics"].split(",") if name.strip()]
@@ -205,12 +209,13 @@ def _table(of_classes: Mapping[str, Scores]) -> list[str]:
 def _write(content: Mapping[str, Any], name: str, file: Path | None, out: Path | None) -> None:
     """Write scores and protocols to `out` if given; `file` holds the model's weights."""
     from stylenat.files import replacing, sha256_of
+    from stylenat.hub import name_of
 
     if out is None:
         return
     subject = {"images": Path(name).name}
     if file is not None:
-        subject = {"model": file.name, "model_sha256": sha256_of(file)}
+        subject = {"model": name_of(file) or file.name, "model_sha256": sha256_of(file)}
     with replacing(out) as temporary:
         temporary.write_text(json.dumps({**subject, **content}, indent=2) + "\n")
     click.echo(f"Written to {out}")

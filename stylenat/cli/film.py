@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylenat.cli.options import SEEDS, WS, Cells, UserPath, check_together, style_settings
+from stylenat.cli.options import (
+    SEEDS,
+    WS,
+    Cells,
+    ModelPath,
+    UserPath,
+    check_together,
+    style_settings,
+)
 
 if TYPE_CHECKING:
     from stylenat.latents import LoadedModel
@@ -15,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @SEEDS
 @WS
 @click.option(

@@ -9,11 +9,11 @@ from typing import Any
 import click
 
 from stylenat.choices import FILTERS, MODES, SPACES
-from stylenat.cli.options import DEVICE, SNAPSHOT, TRUNC, UserPath
+from stylenat.cli.options import DEVICE, SNAPSHOT, TRUNC, ModelName, UserPath
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=ModelName())
 @click.option(
     "--data",
     metavar="DATA",

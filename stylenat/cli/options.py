@@ -11,6 +11,7 @@ import click
 
 from stylenat.choices import DTYPES, FILTERS, SEED_SCHEMES, SNAPSHOTS
 from stylenat.files import user_path
+from stylenat.hub import is_hub_name, parse_name
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -54,6 +55,28 @@ class UserPath(click.ParamType):
         self, value: object, parameter: click.Parameter | None, context: click.Context | None
     ) -> Path:
         return user_path(value if isinstance(value, Path) else str(value))
+
+
+class ModelPath(UserPath):
+    """A file or folder with a model, or `hf:USER/NAME[@REVISION]`, which must be well formed."""
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> Path:
+        if is_hub_name(str(value)):
+            return Path(str(parse_name(str(value))))
+        return super().convert(value, parameter, context)
+
+
+class ModelName(click.ParamType):
+    """The same as text, for a command that also takes what is no path, such as `faces:100`."""
+
+    name = "text"
+
+    def convert(
+        self, value: object, parameter: click.Parameter | None, context: click.Context | None
+    ) -> str:
+        return str(parse_name(str(value))) if is_hub_name(str(value)) else str(value)
 
 
 class Psi(click.ParamType):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stylenat.choices import LATENT_SPACES, PROJECTION_LOSSES, LatentSpace, ProjectionLoss
-from stylenat.cli.options import BATCH, CLASS, DEVICE, DTYPE, SNAPSHOT, UserPath
+from stylenat.cli.options import BATCH, CLASS, DEVICE, DTYPE, SNAPSHOT, ModelPath, UserPath
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @click.argument("pictures", type=UserPath(), nargs=-1, required=True, metavar="IMAGE...")
 @click.option(
     "--outdir",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylenat.cli.options import COMPILE, SEEDS, WS, Cells, UserPath, style_settings
+from stylenat.cli.options import COMPILE, SEEDS, WS, Cells, ModelPath, UserPath, style_settings
 
 if TYPE_CHECKING:
     from stylenat.latents import LoadedModel
@@ -26,7 +26,7 @@ class Sheet(Cells):
 
 
 @click.command()
-@click.argument("model", type=UserPath())
+@click.argument("model", type=ModelPath())
 @SEEDS
 @WS
 @click.option(
@@ -68,8 +68,8 @@ def sample(
     compiled: bool,
     **settings: Any,
 ) -> None:
-    """Write images of MODEL: an exported file, a run folder or one of its checkpoints, or a
-    published .pt.
+    """Write images of MODEL: an exported file, a run folder or one of its checkpoints, a published
+    .pt, or hf:USER/NAME[@REVISION] on the Hub.
 
     Each seed becomes one PNG file; grid.png is a contact sheet of the first ones. With --class all,
     each class has a row of it. Under torchrun, all processes share the seeds.
@@ -125,7 +125,7 @@ def _write_images(
     dtype = DTYPES[settings.dtype_name]
     write_images(styles, outdir, sheet=sheet, batch=settings.batch, dtype=dtype)
     count = len({styles.name(index) for index in range(len(styles))})
-    said = f"{count} images of {loaded.file} in {outdir}"
+    said = f"{count} images of {loaded.name} in {outdir}"
     if sheet is not None:
         said += f", contact sheet {outdir / 'grid.png'}"
     if save_w:

@@ -140,10 +140,10 @@ class TrainConfig:
     rates fall linearly to 0 from `decay_from_kimg` to `total_kimg`. The average generator forgets
     half in `ema_halflife_nimg` images, or in `ema_rampup` times the images seen where that is less.
     `init_from` is a model that a new run's networks begin with, as far as their tensors agree: a
-    published .pt, a run folder, a training state, an exported generator, or a folder that holds
-    `model.safetensors` and may hold `discriminator.safetensors`. Frozen parts do not train:
-    `freeze_d` levels of D and `freeze_g_high` levels of G, both from the image down, `freeze_g_low`
-    levels of G from 4x4 up, its constant among them, and G's mapping network.
+    published .pt, a run folder, a training state, an exported generator, a folder that holds
+    `model.safetensors` and may hold `discriminator.safetensors`, or `hf:user/name`. Frozen parts do
+    not train: `freeze_d` levels of D and `freeze_g_high` levels of G, both from the image down,
+    `freeze_g_low` levels of G from 4x4 up, its constant among them, and G's mapping network.
     `class_transition_kimg`, two lengths: up to the first one training ignores the classes of the
     images, and their weight rises linearly up to the second (Transitional-cGAN, arXiv 2201.06578).
     """

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from stylenat.files import user_path
+from stylenat.hub import is_hub_name
 from stylenat.latents import LoadedModel, Settings
 from stylenat.latents.attention_maps import attention_weights
 from stylenat.layout import RunPaths, numbered
-from stylenat.sampling import DTYPES, model_file, render, seed_ws
+from stylenat.sampling import DTYPES, model_file, model_name, render, seed_ws
 from stylenat.text import shell_word
 
 # Snapshots of a run are loaded when they are looked at, and the oldest is dropped.
@@ -74,7 +75,9 @@ class Gallery:
         """What the page needs to know before it asks for anything."""
         directions = self.directions_file
         return {
-            "models": [{"name": name, "word": shell_word(str(file))} for name, file in self.files],
+            "models": [
+                {"name": name, "word": shell_word(model_name(file))} for name, file in self.files
+            ],
             "scheme": self.settings.seed_scheme,
             "directions_word": None if directions is None else shell_word(str(directions)),
             "directions": [
@@ -172,12 +175,16 @@ def _bytes(x: Tensor) -> bytes:
 
 
 def _name(path: Path) -> str:
+    if is_hub_name(path):
+        return str(path)
     path = user_path(path).absolute()
     return path.name if path.is_dir() else f"{path.parent.name}/{path.name}"
 
 
 def _snapshots(path: Path) -> list[tuple[str, Path]]:
     """The snapshots of a run folder, oldest first; of anything else, none."""
+    if is_hub_name(path):
+        return []
     path = user_path(path)
     if not path.is_dir():
         return []

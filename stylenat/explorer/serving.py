@@ -7,11 +7,11 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from stylenat.explorer.gallery import Gallery
+from stylenat.extras import require
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -117,10 +117,11 @@ def serve(gallery: Gallery, port: int, *, ready: Callable[[str], None]) -> None:
 
 def require_server() -> None:
     """Raises ValueError, naming the extra, if a package that the server needs is absent."""
-    needed = ("starlette", "uvicorn", "websockets")
-    missing = [name for name in needed if find_spec(name) is None]
-    if missing:
-        raise ValueError(
-            f"the explorer's server needs {', '.join(missing)}: pip install 'stylenat[explore]', "
-            "or write a page that needs no server with --static DIR"
-        )
+    require(
+        "the explorer's server",
+        "starlette",
+        "uvicorn",
+        "websockets",
+        extra="explore",
+        otherwise="write a page that needs no server with --static DIR",
+    )

@@ -103,7 +103,7 @@ def write_report(
                     _draw(model, found, next(model.images(ws_BLS[:1]))[0], at, outdir)
             advance(len(ws_BLS))
     if not parts:
-        raise ValueError(f"{model.file} has no attention to show: its levels all have windows")
+        raise ValueError(f"{model.name} has no attention to show: its levels all have windows")
     reports = [_joined(place, of_place, _bias(model, place)) for place, of_place in parts.items()]
     _write_text(outdir / "attention.md", table(reports))
     _write_text(outdir / "attention.json", json.dumps(_data(model, styles, reports), indent=1))

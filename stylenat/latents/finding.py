@@ -64,7 +64,7 @@ def find_directions(
     covariance_SS = w_covariance(generator, model.classes)
     spread = math.sqrt(float(covariance_SS.trace()) / style_dim)
     if not 0 < spread < math.inf:
-        raise ValueError(f"w of {model.file} must vary and be finite: its spread is {spread}")
+        raise ValueError(f"w of {model.name} must vary and be finite: its spread is {spread}")
     if method == "pca":
         eigenvalues, vectors_SD = strongest(covariance_SS, count)
         about = {"share_of_variance": (eigenvalues / covariance_SS.trace()).tolist()}

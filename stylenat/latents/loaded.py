@@ -27,6 +27,7 @@ from stylenat.sampling import (
     chosen_classes,
     load_model,
     model_file,
+    model_name,
     parse_seeds,
     render,
 )
@@ -76,6 +77,11 @@ class LoadedModel:
         device = pick_device(self.settings.device)
         self.file = model_file(model, which=self.settings.snapshot)
         self.generator = load_model(self.file, device)
+
+    @cached_property
+    def name(self) -> str:
+        """What outputs call the model: its path, or `hf:user/name@commit`."""
+        return model_name(self.file)
 
     @cached_property
     def sha256(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from stylenat.latents.extras import extra_module
+from stylenat.extras import require
 from stylenat.models import Generator
 
 LATENTS = 20_000
@@ -20,7 +20,7 @@ def check_centers(count: int) -> None:
     """Raises ValueError for an impossible number of centers, or if scikit-learn is missing."""
     if not 2 <= count <= MOST_CENTERS:
         raise ValueError(f"--trunc-modes must be 2 to {MOST_CENTERS:,} centers: {count}")
-    extra_module("sklearn.cluster", package="scikit-learn", extra="modes")
+    require("--trunc-modes", "scikit-learn", extra="modes")
 
 
 @torch.no_grad()
@@ -36,10 +36,11 @@ def find_centers(generator: Generator, count: int) -> Tensor:
             "--trunc-modes is for models without classes: leave it out, and truncation leads to "
             "the mean of the image's class"
         )
-    cluster = extra_module("sklearn.cluster", package="scikit-learn", extra="modes")
+    from sklearn.cluster import KMeans
+
     w_NS = generator.mapping(generator.fixed_latents(LATENTS)).float().cpu()
     # Dimensions that vary much should not decide alone which w are near.
     std_S = w_NS.std(0).clamp(min=1e-8)
-    kmeans = cluster.KMeans(count, n_init=1, max_iter=50, random_state=0)
+    kmeans = KMeans(count, n_init=1, max_iter=50, random_state=0)
     kmeans.fit((w_NS / std_S).numpy())
     return torch.from_numpy(kmeans.cluster_centers_).float() * std_S

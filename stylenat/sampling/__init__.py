@@ -8,7 +8,7 @@ from stylenat.sampling.blending import blend
 from stylenat.sampling.compiled import compile_synthesis
 from stylenat.sampling.files import check_sheet, default_sheet, write_images, write_samples
 from stylenat.sampling.images import contact_sheet, generate, render, save_png, save_sheet
-from stylenat.sampling.models import is_model, load_generator, load_model, model_file
+from stylenat.sampling.models import is_model, load_generator, load_model, model_file, model_name
 from stylenat.sampling.seeds import (
     SEED_LIMIT,
     check_seeds,
@@ -36,6 +36,7 @@ __all__ = [
     "load_generator",
     "load_model",
     "model_file",
+    "model_name",
     "parse_seeds",
     "render",
     "save_png",

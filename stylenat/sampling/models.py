@@ -1,4 +1,4 @@
-"""Load a trained generator from an exported file, a run or a published checkpoint."""
+"""Load a trained generator from an exported file, a run, a published checkpoint or the Hub."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from stylenat.choices import SNAPSHOTS
 from stylenat.export import as_device
 from stylenat.export import load_generator as load_export
 from stylenat.files import naming, user_path
+from stylenat.hub import is_hub_name, name_of, pull
 from stylenat.layout import RunPaths, numbered
 from stylenat.legacy import convert_checkpoint
 from stylenat.models import Generator
@@ -24,14 +25,15 @@ def load_generator(
 ) -> Generator:
     """The generator that a file or a run holds, in eval mode, in the dtype that it has there.
 
-    `path`: an exported file, a run folder, a training state of a run, or a published checkpoint.
+    `path`: an exported file, a run folder, a training state of a run, a published checkpoint, or
+    `hf:user/name[@revision]` on the Hub (see `stylenat.hub`).
     `which`: the snapshot of a run folder, `best` (the last one if none is marked best yet) or
     `last`. If w_avg is unknown it is estimated on the CPU, so that every device truncates towards
     the same w. Raises OSError for a file that cannot be read, and ValueError, one sentence that
     names it, for a file without a generator and a run without snapshots.
     """
     device = as_device(device)
-    return _ready(_read(model_file(path, which=which)), device)
+    return _ready(_load(model_file(path, which=which)), device)
 
 
 def load_model(
@@ -39,7 +41,21 @@ def load_model(
 ) -> Generator:
     """As `load_generator`, in float32, for pictures and scores."""
     device = as_device(device)
-    return _ready(_read(model_file(path, which=which)).float(), device)
+    return _ready(_load(model_file(path, which=which)).float(), device)
+
+
+def model_name(file: Path) -> str:
+    """What outputs call a model's file: its path, or `hf:user/name@commit` of one from the Hub."""
+    return name_of(file) or str(file)
+
+
+def _load(file: Path) -> Generator:
+    try:
+        return _read(file)
+    except ValueError as error:
+        if (name := name_of(file)) is not None:  # the path of the cache would say little
+            raise ValueError(f"{name}: {error}") from error
+        raise
 
 
 def _read(file: Path) -> Generator:
@@ -67,9 +83,12 @@ def _ready(generator: Generator, device: torch.device) -> Generator:
 
 
 def model_file(path: str | Path, *, which: str = "best") -> Path:
-    """The file that `load_generator` reads: `path` itself, or a snapshot of the run that it is."""
+    """The file that `load_generator` reads: `path` itself, a snapshot of the run that it is, or the
+    cache's file of a model on the Hub."""
     if which not in SNAPSHOTS:
         raise ValueError(f"the snapshot must be one of {', '.join(SNAPSHOTS)}: {which}")
+    if is_hub_name(path):
+        return pull(path)
     path = user_path(path)
     if not path.is_dir():
         return path
@@ -91,6 +110,8 @@ def model_file(path: str | Path, *, which: str = "best") -> Path:
 
 def is_model(path: str | Path) -> bool:
     """Whether `load_generator` takes `path`: it belongs to a run, or is named as models are."""
+    if is_hub_name(path):
+        return True
     path = user_path(path)
     if path.is_dir():
         return _is_run(path) or _is_part_of_run(path)

@@ -113,7 +113,7 @@ class RunFolder(RunPaths):
         return [entry["rank"] for entry in self._entries() if "rank" in entry]
 
     def _entries(self) -> Iterator[dict[str, Any]]:
-        yield from _whole_lines(self.stats)
+        yield from stats_entries(self.stats)
         yield from map(json.loads, self._stats.waiting)
 
     def rewind_stats(self, nimg: int) -> None:
@@ -121,7 +121,7 @@ class RunFolder(RunPaths):
         if not self.stats.exists():
             return
         with replacing(self.stats) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for entry in _whole_lines(self.stats):
+            for entry in stats_entries(self.stats):
                 if entry["nimg"] <= nimg:
                     file.write(json.dumps(entry) + "\n")
 
@@ -152,7 +152,8 @@ class _Thinned:
             self.kept, self.every = self.kept[::2], 2 * self.every
 
 
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+def stats_entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a run's stats.jsonl, in order; none if there is no such file."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:

@@ -16,10 +16,11 @@ from torch import Tensor
 from stylenat.config import RunConfig, load_config, shipped_configs
 from stylenat.export import load_discriminator
 from stylenat.files import naming, user_path
+from stylenat.hub import is_hub_name, pull
 from stylenat.layout import RunPaths
 from stylenat.legacy import convert_all
 from stylenat.models import Discriminator, Generator
-from stylenat.sampling import load_generator
+from stylenat.sampling import load_generator, model_name
 from stylenat.text import shortened
 from stylenat.training.checkpoint import newest_checkpoint
 from stylenat.training.matching import VECTORS, WEIGHT, Match, Network, match, shown_name
@@ -44,6 +45,11 @@ class Model:
     file: Path
     networks: Mapping[str, Network]
     file_d: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's path, or `hf:user/name@commit`."""
+        return model_name(self.file)
 
 
 @dataclass(frozen=True)
@@ -86,13 +92,13 @@ def plan_transfer(config: RunConfig) -> Transfer | None:
     matches = {name: match(targets[name], model.networks[name]) for name in model.networks}
     if not any(name.endswith("weight") for name in matches["G"].copied):
         raise ValueError(
-            f"{model.file}: no weight of its generator has the name and shape of one in "
+            f"{model.name}: no weight of its generator has the name and shape of one in "
             "model.generator, so that nothing could be learned from it; give train.init_from a "
             "model of the same widths, or change model.generator"
         )
     if config.train.freeze_mapping and matches["G"].widened:
         raise ValueError(
-            f"{model.file} has no classes, and with train.freeze_mapping its mapping network would "
+            f"{model.name} has no classes, and with train.freeze_mapping its mapping network would "
             "never learn those of model.classes: leave one of the two out"
         )
     return Transfer(model, matches, tuple(_report(config, model, matches)))
@@ -118,27 +124,39 @@ def read_model(path: str | Path, config: RunConfig) -> Model:
     `discriminator.safetensors` if it is there. Where a file holds one generator, it is G and the
     average.
     """
+    if is_hub_name(path):
+        file = pull(path, beside=(FILE_D,))
+        return _of_generator(file, file.parent)
     path = user_path(path)
     file = _file_of(path)
     with naming(file), file.open("rb") as opened:
         is_zip = opened.read(len(ZIP_MAGIC)) == ZIP_MAGIC
     if not is_zip or file.suffix == ".safetensors":
         # It also finds the sentence for what is no model.
-        generator = load_generator(file)
-        networks: dict[str, Network | None] = {"G": generator, "G_ema": generator}
-        file_d = path / FILE_D if path.is_dir() and (path / FILE_D).exists() else None
-        if file_d is not None:
-            networks["D"] = load_discriminator(file_d)
-        return _model(file, networks, file_d)
+        return _of_generator(file, path)
     shipped = shipped_configs()
     configs = [config, None, *(load_config(shipped[name]) for name in PUBLISHED)]
     held = convert_all(file, configs=configs)
-    networks = {"G": held.get("g"), "D": held.get("d"), "G_ema": held.get("g_ema")}
+    networks: dict[str, Network | None] = {
+        "G": held.get("g"),
+        "D": held.get("d"),
+        "G_ema": held.get("g_ema"),
+    }
     networks["G"] = networks["G"] or networks["G_ema"]
     networks["G_ema"] = networks["G_ema"] or networks["G"]
     if networks["G"] is None:
         raise ValueError(f"{file} holds no generator: only {', '.join(held)}")
     return _model(file, networks, None)
+
+
+def _of_generator(file: Path, folder: Path) -> Model:
+    """A file's generator, and the discriminator if `folder` is one that holds it."""
+    generator = load_generator(file)
+    networks: dict[str, Network | None] = {"G": generator, "G_ema": generator}
+    file_d = folder / FILE_D if (folder / FILE_D).exists() else None
+    if file_d is not None:
+        networks["D"] = load_discriminator(file_d)
+    return _model(file, networks, file_d)
 
 
 def _model(file: Path, networks: Mapping[str, Network | None], file_d: Path | None) -> Model:
@@ -180,7 +198,7 @@ def _report(config: RunConfig, model: Model, matches: Mapping[str, Match]) -> It
         whence = "; it holds no D, which starts anew"
     else:
         whence = f"; D is from {model.file_d}" if model.file_d else ""
-    yield f"{model.file}: {counts}{whence}"
+    yield f"{model.name}: {counts}{whence}"
     for name, found in matches.items():
         if name == "G_ema" and found == matches["G"]:
             continue

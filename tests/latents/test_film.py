@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stylenat.latents import LoadedModel, Settings, extras
+from stylenat.latents import LoadedModel, Settings
 from stylenat.latents.film import deal_keyframes, film_change, film_frames, walk
 from stylenat.latents.video import check_film, parse_fps, save_film
 from tests.latents.test_directions import directions_of
@@ -174,11 +174,10 @@ def test_bad_values_are_one_sentence(options, sentence, run, model, tmp_path, mo
 
 
 def test_without_pyav_a_sentence_names_the_extra(monkeypatch, tmp_path):
-    def absent(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(extras.importlib, "import_module", absent)
-    with pytest.raises(ValueError, match=r"needs av, which is not installed.*stylenat\[film\]"):
+    monkeypatch.setattr("stylenat.extras.find_spec", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"needs av, which is not installed.*stylenat\[film\]', or name it .webp"
+    ):
         check_film(tmp_path / "film.mp4")
     check_film(tmp_path / "film.webp")
     assert not list(tmp_path.iterdir())

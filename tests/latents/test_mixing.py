@@ -11,7 +11,6 @@ from stylenat.latents import (
     LoadedModel,
     Settings,
     blocks_text,
-    extras,
     find_centers,
     parse_blocks,
     parse_sweep,
@@ -109,10 +108,7 @@ def test_truncation_leads_to_the_nearest_center(model):
 
 
 def test_without_scikit_learn_a_sentence_names_the_extra(monkeypatch):
-    def absent(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(extras.importlib, "import_module", absent)
+    monkeypatch.setattr("stylenat.extras.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs scikit-learn.*stylenat\[modes\]"):
         Settings(trunc=0.5, trunc_modes=4)
 

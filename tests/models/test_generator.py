@@ -493,7 +493,8 @@ def test_level_compiles_into_one_graph(index, backend):
         pytest.skip(str(error))
     torch._dynamo.reset()
     outputs = torch.compile(level, fullgraph=True, backend="aot_eager")(x, ws, image)
-    torch.testing.assert_close(outputs, expected)
+    # AdaIN is C++ without the compiler and PyTorch's steps with it: each rounds as it likes.
+    torch.testing.assert_close(outputs, expected, rtol=1e-5, atol=2e-5)
     gradients, expected_gradients = (
         torch.autograd.grad(image_out.square().mean(), level.blocks[0].attention.qkv.weight)
         for _, image_out in (outputs, expected)
