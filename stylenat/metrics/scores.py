@@ -6,7 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from stylenat.choices import SPACES
 from stylenat.metrics.table import TABLE
+
+# What is written out: of each kind of value, its name, and whether more of it is better.
+TITLES = {
+    "fid": ("FID", False),
+    "kid": ("KID", False),
+    "fd": ("FD", False),
+    "kd": ("KD", False),
+    "cmmd": ("CMMD", False),
+    "mind": ("MIND", False),
+    "precision": ("Precision", True),
+    "recall": ("Recall", True),
+    "density": ("Density", True),
+    "coverage": ("Coverage", True),
+    "ppl": ("PPL", False),
+    "is": ("IS", True),
+    "swd": ("SWD", False),
+}
+
+
+def title_of(value: str) -> tuple[str, bool] | None:
+    """A value's name for people, such as `FD (dinov2)`, and whether more of it is better.
+
+    None for a part of another value, such as swd_16 or is_std, and for a name that is unknown.
+    """
+    kind, _, space = value.partition("_")
+    if kind not in TITLES or (space and space not in SPACES):
+        return None
+    title, is_more_better = TITLES[kind]
+    return f"{title} ({space})" if space else title, is_more_better
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ class Publication:
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "license", self.license.lower())  # SPDX has MIT, the Hub mit
         if LICENSE.fullmatch(self.license) is None:
             raise ValueError(
                 "--license must be an identifier as the Hub has it, such as mit, apache-2.0, "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from stylenat.metrics.scores import title_of
 from stylenat.publishing.about import About
 from stylenat.publishing.facts import Measured
 from stylenat.text import printable
@@ -12,14 +13,6 @@ from stylenat.text import printable
 TASK = "unconditional-image-generation"
 UNKNOWN = "not recorded"
 BAR = r"\|"  # in a cell of a table
-# Scores as people write them; the others, such as swd_16, are parts of these.
-METRICS = {
-    "fid": "FID",
-    "kid": "KID",
-    "precision": "Precision",
-    "recall": "Recall",
-    "swd": "SWD",
-}
 
 
 def score_table(about: About) -> Iterator[str]:
@@ -33,16 +26,20 @@ def score_table(about: About) -> Iterator[str]:
     yield f"|{'---|' * len(columns)}"
     for found in about.measured:
         for name, value in found.scores.items():
-            if name in METRICS:
+            if (titled := title_of(name)) is not None:
                 row = (code(found.of_class or "all"),) if of_classes else ()
-                yield f"| {' | '.join((*row, METRICS[name], f'{value:.6g}', *_protocol(found)))} |"
+                cells = (*row, titled[0], f"{value:.6g}", *_protocol(found, name))
+                yield f"| {' | '.join(cells)} |"
     yield ""
     yield "Scores compare only if all of this is equal. `scores.json` holds the whole protocol."
-    yield "Less is better for FID, KID and SWD (times 1000), more for precision and recall."
+    yield (
+        "More is better for precision, recall, density, coverage and IS, less for all others. SWD "
+        "and CMMD are times 1000."
+    )
 
 
-def _protocol(found: Measured) -> tuple[str, str, str, str, str]:
-    """Images, seeds, psi, reference and network of a measurement, as the columns have them."""
+def _protocol(found: Measured, name: str) -> tuple[str, str, str, str, str]:
+    """Images, seeds, psi, reference and network of a score, as the columns have them."""
     images, reference = (_section(found, name) for name in ("images", "reference"))
     if "file" in reference:
         against = code(str(reference["file"]))
@@ -51,14 +48,24 @@ def _protocol(found: Measured) -> tuple[str, str, str, str, str]:
         against = f"{reference['num']:,} of {reference.get('of', 0):,} images, `{fingerprint}`"
     else:
         against = UNKNOWN
-    features = _section(found, "features")
-    network = "patches, no network"
-    if features:
-        published = "" if features.get("network_is_published") else ", not the published network"
-        network = f"{features.get('mode', UNKNOWN)}{published}"
+    network = "patches, no network" if name == "swd" else _network(found, name)
     count = f"{images['num']:,}" if "num" in images else UNKNOWN
     psi = f"{images['truncation_psi']:g}" if "truncation_psi" in images else UNKNOWN
     return count, str(images.get("seeds", UNKNOWN)), psi, against, network
+
+
+def _network(found: Measured, name: str) -> str:
+    """The feature network of a score. Earlier protocols held one network, not one per space."""
+    networks = _section(found, "features")
+    if "network_sha256" in networks or "mode" in networks:
+        networks = {"inception": networks}
+    kind, _, space = name.partition("_")
+    space = space or {"cmmd": "clip", "is": "inception_classes"}.get(kind, "inception")
+    features = networks.get(space)
+    if not isinstance(features, dict):
+        return space if kind == "ppl" and space != "inception" else UNKNOWN
+    published = "" if features.get("network_is_published") else ", not the published network"
+    return f"{features.get('mode', space)}{published}"
 
 
 def code(text: str) -> str:
@@ -81,7 +88,7 @@ def eval_results(about: About) -> Iterator[Any]:
         fingerprint = reference.get("fingerprint") or reference.get("sha256")
         unnamed = f"images of fingerprint {str(fingerprint)[:12]}"
         for name, value in found.scores.items():
-            if name not in METRICS:
+            if (titled := title_of(name)) is None:
                 continue
             count = f", {images['num']:,} images" if "num" in images else ""
             of_class = "" if found.of_class is None else f", class {found.of_class}"
@@ -91,7 +98,7 @@ def eval_results(about: About) -> Iterator[Any]:
                 dataset_name=printable(path or reference.get("file") or unnamed),
                 dataset_revision=fingerprint,
                 metric_type=name,
-                metric_name=f"{METRICS[name]}{count}{of_class}",
+                metric_name=f"{titled[0]}{count}{of_class}",
                 metric_value=value,
                 metric_args=dict(found.protocol),
             )

@@ -293,6 +293,28 @@ def test_a_card_of_a_file_alone_says_what_is_not_known(hub, file, run, tmp_path)
     assert hub.calls == []
 
 
+def test_scores_in_several_spaces_name_the_network_of_each(hub, file, run, tmp_path):
+    features = {
+        "inception": {"mode": "clean", "network_is_published": True},
+        "dinov2": {"network_is_published": False},
+    }
+    protocol = {"images": {"num": 10}, "reference": {"num": 10, "of": 10}, "features": features}
+    scores = {"fid": 1.0, "fd_dinov2": 2.0, "precision_dinov2": 0.5, "swd": 3.0, "swd_16": 4.0}
+    written = scores_file(tmp_path, file, scores=scores, protocol=protocol)
+    card = (
+        dry(run, tmp_path / "out", file, "ann/faces", "--scores", written) / "README.md"
+    ).read_text()
+    for title, network in (
+        ("FID | 1 ", "clean"),
+        ("FD (dinov2) | 2 ", "dinov2, not the published network"),
+        ("Precision (dinov2) | 0.5 ", "dinov2, not the published network"),
+        ("SWD | 3 ", "patches, no network"),
+    ):
+        (row,) = [line for line in card.splitlines() if line.startswith(f"| {title}")]
+        assert row.endswith(f"| {network} |")
+    assert "swd_16" not in card.split("## Scores")[1]
+
+
 def test_scores_of_a_file_stand_with_their_protocol(hub, file, run, tmp_path):
     scores = scores_file(tmp_path, file)
     folder = dry(run, tmp_path / "out", file, "ann/faces", "--scores", scores)
