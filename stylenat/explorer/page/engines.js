@@ -40,8 +40,8 @@ export class ServerEngine extends Engine {
   static name_ = "server";
 
   open() {
-    const token = new URLSearchParams(location.search).get("token") ?? "";
-    const address = new URL(`socket?token=${encodeURIComponent(token)}`, location.href);
+    this.token = new URLSearchParams(location.search).get("token") ?? "";
+    const address = new URL(`socket?token=${encodeURIComponent(this.token)}`, location.href);
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
     address.hash = "";
     return new Promise((resolve, reject) => {
@@ -67,6 +67,23 @@ export class ServerEngine extends Engine {
     [y, x].forEach((value, i) => view.setFloat32(16 + 4 * i, value, true));
     message.set(new Uint8Array(ws.buffer, ws.byteOffset, ws.byteLength), HEADER);
     this.socket.send(message);
+  }
+
+  // What the server says on the way to the style of a picture, line by line; stylenat/explorer/projecting.py
+  // says what a line holds.
+  async *project(file, options, signal) {
+    const query = new URLSearchParams({ token: this.token, ...options });
+    const response = await fetch(`project?${query}`, { method: "POST", body: file, signal });
+    if (!response.ok) throw new Error(await response.text());
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const lines = (text + value).split("\n");
+      text = lines.pop();
+      for (const line of lines) yield JSON.parse(line);
+    }
   }
 
   receive(data) {

@@ -5,11 +5,26 @@ import { wsOf } from "./styles.js";
 
 const MOST_KEPT = 512; // w of so many seeds; a seed's is asked for once
 
+// RGB pixels onto a canvas.
+export function paint(canvas, pixels, side) {
+  const image = new ImageData(side, side);
+  for (let from = 0, to = 0; from < pixels.length; from += 3, to += 4) {
+    image.data[to] = pixels[from];
+    image.data[to + 1] = pixels[from + 1];
+    image.data[to + 2] = pixels[from + 2];
+    image.data[to + 3] = 255;
+  }
+  if (canvas.width !== side) canvas.width = canvas.height = side;
+  canvas.classList.toggle("smooth", side > 128);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
 export class Panes {
   constructor(engine, about, say, status) {
     Object.assign(this, { engine, about, say, status });
     this.allFacts = new Map();
     this.seeds = new Map();
+    this.pictures = []; // what was found for the user's pictures
     this.panes = [0, 1].map((pane) => ({
       pane, canvas: document.getElementById(`image${pane}`), busy: false, next: null, error: null,
     }));
@@ -46,7 +61,17 @@ export class Panes {
 
   async ws(state, model = state.model) {
     const facts = await this.factsOf(model);
-    return wsOf(state, facts, this.about.directions, this.wOf(model, labelOf(state, facts)));
+    const found = state.picture === null ? null : this.pictureWs(state.picture, facts);
+    return wsOf(state, facts, this.about.directions, this.wOf(model, labelOf(state, facts)), found);
+  }
+
+  // The ws of a picture; those of another model are used if they fit, as --any-model does.
+  pictureWs(number, facts) {
+    const { ws, name } = this.pictures[number];
+    if (ws.length !== facts.num_ws * facts.style_dim) {
+      throw new Error(`${name} was found in a model of another shape: choose that one, or a seed.`);
+    }
+    return ws;
   }
 
   render(state) {
@@ -92,16 +117,7 @@ export class Panes {
 
   put(pane, pixels, facts, model, begin) {
     const side = facts.resolution;
-    const image = new ImageData(side, side);
-    for (let from = 0, to = 0; from < pixels.length; from += 3, to += 4) {
-      image.data[to] = pixels[from];
-      image.data[to + 1] = pixels[from + 1];
-      image.data[to + 2] = pixels[from + 2];
-      image.data[to + 3] = 255;
-    }
-    if (pane.canvas.width !== side) pane.canvas.width = pane.canvas.height = side;
-    pane.canvas.classList.toggle("smooth", side > 128);
-    pane.canvas.getContext("2d").putImageData(image, 0, 0);
+    paint(pane.canvas, pixels, side);
     pane.canvas.dataset.drawn = Number(pane.canvas.dataset.drawn ?? 0) + 1;
     document.getElementById(`caption${pane.pane}`).textContent =
       this.about.models.length > 1 ? this.about.models[model].name : "";
