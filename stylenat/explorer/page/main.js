@@ -149,7 +149,10 @@ function listenToButtons() {
   $("next").onclick = () => set({ x: Math.floor(state.x) + 1 });
   $("random").onclick = () => set({ x: Math.floor(Math.random() * SEED_LIMIT), y: 0 });
   $("walk").onclick = () => walk(walking === null);
-  $("png").onclick = () => panes.image().then((blob) => download(blob, "stylenat.png"));
+  $("png").onclick = () => {
+    walk(false);
+    panes.image().then((blob) => download(blob, "stylenat.png"));
+  };
   $("link").onclick = () => {
     history.replaceState(null, "", `#${toHash(state)}`);
     copy(location.href, $("link"));

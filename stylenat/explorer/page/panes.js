@@ -27,12 +27,13 @@ export class Panes {
     this.pictures = []; // what was found for the user's pictures
     this.panes = [0, 1].map((pane) => ({
       pane, canvas: document.getElementById(`image${pane}`), busy: false, next: null, error: null,
+      previewed: false, turn: 0,
     }));
     this.times = [];
   }
 
   get facts() { return this.allFacts.get(this.model); }
-  get isBusy() { return this.panes.some(({ busy }) => busy); }
+  get isBusy() { return this.panes.some(({ busy, previewed }) => busy && !previewed); }
 
   async factsOf(model) {
     if (!this.allFacts.has(model)) {
@@ -85,34 +86,47 @@ export class Panes {
 
   // An image of ws that are not a state's: of a film.
   renderWs(ws, model) {
-    return this.draw(this.panes[0], { model, ws: async () => ws });
+    return this.draw(this.panes[0], { model, ws: async () => ws, isFrame: true }); // no previews in a recording
   }
 
-  // Only one question of a pane is on its way; the newest waits, and replaces what waited.
+  // Only one question of a pane is on its way; the newest waits, and replaces what waited. Once a preview is
+  // there, the newest need not wait: the server ends the older image.
   async draw(pane, job) {
-    if (pane.busy) {
+    if (pane.busy && !pane.previewed) {
       pane.next = job;
       return;
     }
-    pane.busy = true;
+    Object.assign(pane, { busy: true, previewed: false, next: null });
+    const turn = ++pane.turn;
     const begin = performance.now();
+    const preview = (small) => {
+      if (turn !== pane.turn) return;
+      this.preview(pane, small);
+      if (pane.next) this.draw(pane, pane.next);
+    };
     try {
       const facts = await this.factsOf(job.model);
       const ws = await job.ws();
-      const pixels = await this.engine.ask({ kind: "image", pane: pane.pane, model: job.model, ws });
+      const question = { kind: "image", pane: pane.pane, model: job.model, ws };
+      const pixels = await this.engine.ask(this.engine.previews && !job.isFrame ? { ...question, preview } : question);
+      if (turn !== pane.turn) return;
       if (pixels) this.put(pane, pixels, facts, job.model, begin);
       if (pixels && pane.pane === 0) this.ondrawn?.(job.model, ws);
       pane.error = null;
     } catch (error) {
+      if (turn !== pane.turn) return;
       pane.error = error.message;
     }
     this.say(this.panes.find(({ error }) => error)?.error); // one pane does not hide what ails the other
     pane.busy = false;
-    if (pane.next) {
-      const next = pane.next;
-      pane.next = null;
-      await this.draw(pane, next);
-    }
+    if (pane.next) await this.draw(pane, pane.next);
+  }
+
+  preview(pane, pixels) {
+    pane.previewed = true;
+    paint(pane.canvas, pixels, Math.round(Math.sqrt(pixels.length / 3)));
+    pane.canvas.classList.add("smooth"); // it is scaled up
+    pane.canvas.dataset.previews = Number(pane.canvas.dataset.previews ?? 0) + 1;
   }
 
   put(pane, pixels, facts, model, begin) {
@@ -127,7 +141,9 @@ export class Panes {
     this.status.textContent = `${side}×${side}, ${mean.toFixed(0)} ms an image`;
   }
 
-  image() {
+  // The whole image as a PNG, not its preview.
+  async image() {
+    while (this.panes[0].busy) await new Promise((resolve) => setTimeout(resolve, 20));
     return new Promise((resolve) => this.panes[0].canvas.toBlob(resolve, "image/png"));
   }
 }
