@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import io
 import json
@@ -9,6 +10,7 @@ import struct
 import threading
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +18,9 @@ import pytest
 from PIL import Image
 
 from stylenat.data import draw_face
-from stylenat.explorer import projecting
+from stylenat.explorer import Gallery, projecting
+from stylenat.latents import Settings
+from stylenat.latents.projection import ProjectionSettings
 from tests.explorer.test_server import asked, connect
 
 pytest.importorskip("uvicorn", reason="uvicorn is not installed (the extra `explore`)")
@@ -96,7 +100,27 @@ def test_images_are_made_between_the_steps(address):
             assert struct.unpack_from("<II", connection.recv(timeout=60)) == (seed, 1)
     assert "found" not in response.readline().decode()
     response.close()
-    is_running(address)  # a page that goes away has ended its search
+    is_running(address)
+
+
+def test_a_page_that_goes_away_ends_its_search(models):
+    asked = []
+
+    class Request:
+        async def is_disconnected(self) -> bool:
+            asked.append(1)
+            return len(asked) > 3
+
+    settings = ProjectionSettings("w", "pixels", 2000)
+    wanted = projecting.Wanted(0, 0, settings, png())
+
+    async def said(executor: ThreadPoolExecutor) -> list[str]:
+        projector = projecting.Projector(Gallery([models[0]], Settings()), executor)
+        projector.newest = wanted
+        return [next(iter(line)) async for line in projector._lines(wanted, Request())]
+
+    with ThreadPoolExecutor(1) as executor:
+        assert asyncio.run(said(executor)) == ["begun", "measuring", "measuring", "measuring"]
 
 
 @pytest.mark.parametrize(
