@@ -23,7 +23,7 @@ AugmentSet = Literal[  # of ADA's transformations
 ]
 Augmentation = Literal["none", "diffaugment", "ada"]  # of all images that D sees in training
 SheetColumns = Literal["p", "percentile"]  # what the columns of `stylenat augment-sheet` stand for
-DirectionMethod = Literal["pca", "sefa", "jacobian", "difference"]  # of directions of w
+DirectionMethod = Literal["pca", "sefa", "jacobian", "difference", "fit"]  # of directions of w
 ProjectionLoss = Literal["effnet", "pixels", "vgg-lpips"]  # how `stylenat project` compares
 LatentSpace = Literal["w", "w+"]  # one w for all blocks of a generator, or one for each
 

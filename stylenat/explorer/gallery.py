@@ -7,7 +7,7 @@ Legend: L blocks, S style_dim.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,13 @@ from stylenat.hub import is_hub_name
 from stylenat.latents import LoadedModel, Settings
 from stylenat.latents.attention_maps import attention_weights
 from stylenat.layout import RunPaths, numbered
-from stylenat.sampling import DTYPES, model_file, model_name, render, seed_ws
+from stylenat.sampling import DTYPES, model_file, model_name, render_by_level, seed_ws
 from stylenat.text import shell_word
 
 # Snapshots of a run are loaded when they are looked at, and the oldest is dropped.
 MOST_LOADED = 4
 SEED_LIMIT = 2**32
+LEAST_PREVIEW = 64  # pixels a side; smaller images say too little
 
 
 class Gallery:
@@ -121,11 +122,22 @@ class Gallery:
         ws = seed_ws(generator, [seed], labels, scheme=self.settings.seed_scheme)
         return _bytes(ws[0, 0].float())
 
-    def pixels(self, number: int, ws: bytes) -> bytes:
-        """uint8 pixels [R, R, 3] of ws, float32 [L, S]. Raises ValueError for another size."""
-        generator = self.model(number).generator
-        ws_1LS = self._ws(number, ws)
-        return _bytes(render(generator, ws_1LS, dtype=DTYPES[self.settings.dtype_name])[0])
+    def pixels(self, model: int, ws: bytes) -> Iterator[tuple[bool, bytes | None]]:
+        """uint8 pixels [R, R, 3] of ws, float32 [L, S], level by level.
+
+        Yields whether this is the whole image, and its pixels. Before that come those of each level
+        from 64x64 up, if the model's images are larger, and None for other levels. Raises
+        ValueError for ws of another size.
+        """
+        generator = self.model(model).generator
+        ws_1LS = self._ws(model, ws)
+        dtype = DTYPES[self.settings.dtype_name]
+        has_previews = generator.resolution > LEAST_PREVIEW
+        levels = render_by_level(generator, ws_1LS, dtype=dtype)
+        for number, images_1HW3 in enumerate(levels, start=1):
+            is_whole = number == len(generator.levels)
+            is_shown = is_whole or (has_previews and images_1HW3.shape[1] >= LEAST_PREVIEW)
+            yield is_whole, _bytes(images_1HW3[0]) if is_shown else None
 
     def places(self, number: int) -> list[str]:
         """The head groups whose attention `attention` gives, in words."""

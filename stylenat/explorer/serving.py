@@ -44,11 +44,13 @@ def application(gallery: Gallery, token: str) -> ASGIApp:
     from starlette.routing import Route, WebSocketRoute
 
     from stylenat.explorer.guard import Guard
+    from stylenat.explorer.projecting import Projector
     from stylenat.explorer.session import Session
 
     held = page_files()
     executor = ThreadPoolExecutor(1, thread_name_prefix="explorer")
     sessions: set[WebSocket] = set()
+    projector = Projector(gallery, executor)
 
     def file(request: Request) -> Response:
         name = request.path_params.get("name", PAGE)
@@ -71,6 +73,7 @@ def application(gallery: Gallery, token: str) -> ASGIApp:
             routes=[
                 Route("/", file),
                 Route("/page/{name}", file),
+                Route("/project", projector.answer, methods=["POST"]),
                 WebSocketRoute("/socket", talk),
             ]
         ),

@@ -7,7 +7,9 @@ place. The answer to JSON is JSON with that id, but for `w`; the others are byte
 uint32, then w or attention (float32) or pixels (uint8). An error is JSON, `{"id": 7, "error":
 "why"}`.
 
-The newest question for an image wins: one that waits in the same pane is answered with kind 0.
+Of a model above 64x64, images of its lower levels come first, from 64x64 up, with kind 4 and the
+same id. The newest question for an image wins: one that waits in the same pane, or is on its way
+from level to level, is answered with kind 0.
 """
 
 from __future__ import annotations
@@ -25,13 +27,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from stylenat.explorer.gallery import Gallery
 from stylenat.text import first_line, listed, shown
 
-SUPERSEDED, W, PIXELS, ATTENTION = range(4)
+SUPERSEDED, W, PIXELS, ATTENTION, PREVIEW = range(5)
 HEADER = struct.Struct("<IIIIff")
 ANSWER = struct.Struct("<II")
 MOST_WAITING = 64
 PANES, OVERLAY = 3, 2
 KINDS = ("about", "facts", "w", "places")
 NUMBERS = ("model", "seed", "label")
+FAULTS = (ValueError, OSError, RuntimeError)  # of a question, or of this machine
 
 
 @dataclass(frozen=True)
@@ -131,12 +134,26 @@ class Session:
                     await self._show(self.images.pop(min(self.images)))
 
     async def _show(self, image: Image) -> None:
-        given: tuple[Any, ...] = (image.model, image.ws)
         if image.pane == OVERLAY:
-            given += (image.place, image.at)
+            given = (image.model, image.ws, image.place, image.at)
             await self._compute(image.identity, ATTENTION, self.gallery.attention, *given)
-        else:
-            await self._compute(image.identity, PIXELS, self.gallery.pixels, *given)
+            return
+        # Level by level, so that the answer to a question, or a newer image, need not wait.
+        levels = self.gallery.pixels(image.model, image.ws)
+        is_whole = False
+        while not is_whole:
+            try:
+                is_whole, pixels = await self._run(next, levels)
+            except FAULTS as error:
+                await self._refuse(image.identity, _sentence(error))
+                return
+            if pixels is not None:
+                await self._send(image.identity, PIXELS if is_whole else PREVIEW, pixels)
+            while self.questions and not is_whole:
+                await self._answer(self.questions.popleft())
+            if image.pane in self.images and not is_whole:
+                await self._send(image.identity, SUPERSEDED, b"")
+                return
 
     async def _answer(self, question: dict[str, Any]) -> None:
         identity, model = question["id"], question.get("model", 0)
@@ -149,17 +166,26 @@ class Session:
             await self._compute(identity, None, self.gallery.about)
 
     async def _compute(self, identity: int, kind: int | None, function: Any, *given: Any) -> None:
-        loop = asyncio.get_running_loop()
         try:
-            answer = await loop.run_in_executor(self.executor, function, *given)
-        except (ValueError, OSError, RuntimeError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else None
-            await self._refuse(identity, reason or first_line(error))
+            answer = await self._run(function, *given)
+        except FAULTS as error:
+            await self._refuse(identity, _sentence(error))
             return
         if kind is None:
             await self.socket.send_text(json.dumps({"id": identity, "answer": answer}))
         else:
-            await self.socket.send_bytes(ANSWER.pack(identity & 0xFFFFFFFF, kind) + answer)
+            await self._send(identity, kind, answer)
+
+    async def _run(self, function: Any, *given: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self.executor, function, *given)
+
+    async def _send(self, identity: int, kind: int, answer: bytes) -> None:
+        await self.socket.send_bytes(ANSWER.pack(identity & 0xFFFFFFFF, kind) + answer)
 
     async def _refuse(self, identity: int, sentence: str) -> None:
         await self.socket.send_text(json.dumps({"id": identity, "error": sentence}))
+
+
+def _sentence(error: Exception) -> str:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else None
+    return reason or first_line(error)

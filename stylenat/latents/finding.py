@@ -5,6 +5,7 @@
 - Jacobian (LowRankGAN, arXiv 2106.04488): those that change a region of the images most, here
   compared with the rest of the images.
 - Difference: from some styles to others, such as from those without glasses to those with some.
+- Fit: how w differs with each of several labels of styles (`fitting`).
 
 Legend: N latents, S style_dim, R rows of style layers, D directions.
 """
@@ -21,6 +22,7 @@ from torch import Tensor
 from stylenat.choices import DirectionMethod
 from stylenat.latents.blocks import all_blocks, blocks_text
 from stylenat.latents.directions import Direction, Directions
+from stylenat.latents.fitting import Labelled, fitted, remarks_of_labels
 from stylenat.latents.jacobian import Region, region_products
 from stylenat.latents.loaded import LoadedModel
 from stylenat.models import Generator
@@ -41,25 +43,22 @@ def find_directions(
     blocks: Sequence[int],
     region: Region | None = None,
     pair: tuple[Tensor, Tensor] | None = None,
+    labelled: Labelled | None = None,
 ) -> Directions:
     """The `count` strongest directions by this method, for these blocks.
 
     `region`, which the Jacobian alone takes, is the part of the images that shall change; if None,
     the whole. `pair`, which the difference needs, holds the ws [N, num_ws, S] to lead from and to;
-    it gives one direction. `about` of the result says what the eigenvalues are. Raises
-    ValueError for more directions than w has dimensions, for a region that is not in the images,
-    and for settings of another method.
+    it gives one direction. `labelled`, which the fit needs, gives one for each label, with its
+    name. `about` of the result says what the eigenvalues are. Raises ValueError for more directions
+    than w has dimensions, for a region that is not in the images, and for settings of another
+    method.
     """
+    _check_given(method, count, region, pair, labelled)
     generator = model.generator
     style_dim = generator.config.style_dim
     if not 1 <= count <= style_dim:
         raise ValueError(f"--count must be 1 to style_dim, {style_dim}: {count}")
-    if region is not None and method != "jacobian":
-        raise ValueError(f"--region is for --method jacobian, and not for {method}")
-    if (pair is None) == (method == "difference"):
-        raise ValueError("--from and --to are for --method difference, which needs both")
-    if method == "difference" and count != 1:
-        raise ValueError(f"--method difference finds 1 direction: --count {count}")
     about: dict[str, Any]
     covariance_SS = w_covariance(generator, model.classes)
     spread = math.sqrt(float(covariance_SS.trace()) / style_dim)
@@ -75,18 +74,44 @@ def find_directions(
     elif method == "difference":
         assert pair is not None
         vectors_SD, about = _difference(*pair, blocks)
+    elif method == "fit":
+        assert labelled is not None
+        vectors_SD, about = fitted(labelled, blocks)
     else:
         inside_SS, outside_SS = region_products(model, blocks, region, spread=spread)
         vectors_SD = regional(inside_SS, outside_SS, count)
         gains = [(vectors_SD * (A @ vectors_SD)).sum(0) for A in (inside_SS, outside_SS)]
         about = {"share_inside": (gains[0] / (gains[0] + gains[1])).tolist()}
     sigmas = (vectors_SD * (covariance_SS @ vectors_SD)).sum(0).sqrt().tolist()
+    names = [f"{method}{number}" for number in range(1, count + 1)]
     found = tuple(
-        Direction(f"{method}{number}", vector.float(), sigma, tuple(blocks))
-        for number, (vector, sigma) in enumerate(zip(vectors_SD.T, sigmas, strict=True), start=1)
+        Direction(name, vector.float(), sigma, tuple(blocks))
+        for name, vector, sigma in zip(
+            names if labelled is None else labelled.names, vectors_SD.T, sigmas, strict=True
+        )
     )
     about["blocks"] = blocks_text(blocks)
     return Directions(method, model.sha256, generator.num_ws, found, about)
+
+
+def _check_given(
+    method: DirectionMethod,
+    count: int,
+    region: Region | None,
+    pair: tuple[Tensor, Tensor] | None,
+    labelled: Labelled | None,
+) -> None:
+    """Raises ValueError for what a method needs and has not got, or got and does not take."""
+    if region is not None and method != "jacobian":
+        raise ValueError(f"--region is for --method jacobian, and not for {method}")
+    if (pair is None) == (method == "difference"):
+        raise ValueError("--from and --to are for --method difference, which needs both")
+    if (labelled is None) == (method == "fit"):
+        raise ValueError("--ws and --labels are for --method fit, which needs both")
+    wanted = 1 if labelled is None else len(labelled.names)
+    if method in ("difference", "fit") and count != wanted:
+        of = "1 direction" if wanted == 1 else f"{wanted} directions"
+        raise ValueError(f"--method {method} finds {of}: --count {count}")
 
 
 @torch.no_grad()
@@ -190,6 +215,8 @@ def remarks(directions: Directions) -> list[str]:
     if directions.method == "jacobian":
         share = sum(about["share_inside"]) / len(about["share_inside"])
         return [f"on average, {share:.0%} of what they change lies in the region"]
+    if directions.method == "fit":
+        return remarks_of_labels(about)
     if directions.method == "difference":
         first, second = about["styles"]
         return [f"from {first} styles to {second}, which lie {about['apart']:.1f} sigma apart"]

@@ -5,8 +5,9 @@ Legend: N styles, L blocks, S style_dim, H height, W width.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,13 @@ class LoadedModel:
         device = pick_device(self.settings.device)
         self.file = model_file(model, which=self.settings.snapshot)
         self.generator = load_model(self.file, device)
+
+    def of_class(self, chosen_class: str | None) -> LoadedModel:
+        """The same model in another class, as `--class` would name it."""
+        other = copy.copy(self)
+        other.settings = replace(self.settings, chosen_class=chosen_class)
+        vars(other).pop("classes", None)  # what `classes` has kept is that of the old class
+        return other
 
     @cached_property
     def name(self) -> str:

@@ -80,11 +80,19 @@ def read_pictures(paths: Sequence[Path], resolution: int) -> Tensor:
     pictures = []
     for path in paths:
         try:
-            image = scale_and_crop(decode(path.read_bytes()), resolution, "lanczos")
+            pictures.append(read_picture(path.read_bytes(), resolution))
         except RefusedImage as reason:
             raise ImageError(str(path), str(reason)) from reason
-        pictures.append(torch.from_numpy(np.array(image)))
     return torch.stack(pictures)
+
+
+def read_picture(data: bytes, resolution: int) -> Tensor:
+    """The middle square of an image file's bytes, scaled: uint8 [resolution, resolution, 3].
+
+    Raises RefusedImage as `decode` and `scale_and_crop` do.
+    """
+    image = scale_and_crop(decode(data), resolution, "lanczos")
+    return torch.from_numpy(np.array(image))
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

@@ -13,6 +13,7 @@ import copy
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as Steps
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -90,6 +91,20 @@ class Projection:
     generator: Generator
 
 
+@dataclass(frozen=True)
+class Progress:
+    """Where a search stands after `step` steps; 0 while it measures the model's own images.
+
+    `psnr`: the mean so far, in dB. `images`: what the PSNR is of, RGB [N, 3, R, R] from -1 to 1
+    but for what a generator makes beyond, of w with noise. `ws` [N, L, S] has no noise.
+    """
+
+    step: int
+    psnr: float
+    images: Tensor
+    ws: Tensor
+
+
 def project(
     model: LoadedModel,
     pictures_NRR3: Tensor,
@@ -102,11 +117,28 @@ def project(
     `report` is called with 1 and the mean PSNR so far, in dB, after every step. Raises ValueError
     if the loss's network is not there, and for a class that the model does not have.
     """
+    searching = search(model, pictures_NRR3, settings)
+    while True:
+        try:
+            progress = next(searching)
+        except StopIteration as end:
+            found: Projection = end.value
+            return found
+        if progress.step:
+            report(1, progress.psnr)
+
+
+def search(
+    model: LoadedModel, pictures_NRR3: Tensor, settings: ProjectionSettings
+) -> Steps[Progress, None, Projection]:
+    """What `project` does, one step at a time, so that a caller can show it, or end it.
+
+    It yields what it has found so far, and returns the projection. Raises ValueError as `project`.
+    """
     generator = model.generator.requires_grad_(False)
-    device = generator.const.device
-    distance = perceptual_distance(settings.loss, device)
+    distance = perceptual_distance(settings.loss, generator.const.device)
     problem = _Problem(generator, pictures_NRR3, distance, model.settings.dtype_name)
-    mean_S, spread, yardstick = _statistics(model, problem)
+    mean_S, spread, yardstick = yield from _statistics(model, problem)
 
     # Find w.
     count = len(pictures_NRR3)
@@ -120,18 +152,20 @@ def project(
         optimizer.param_groups[0]["lr"] = LR * _rate(part)
         noise = torch.randn(ws_NLS.shape, generator=random).to(ws_NLS)
         size = NOISE * spread * max(0.0, 1 - part / NOISE_UNTIL) ** 2
-        loss, psnr = problem.loss((ws_NLS + size * noise).expand(-1, generator.num_ws, -1))
+        loss, psnr, images = problem.loss((ws_NLS + size * noise).expand(-1, generator.num_ws, -1))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        report(1, psnr)
+        yield Progress(step + 1, psnr, images, ws_NLS.detach().expand(-1, generator.num_ws, -1))
         if step + 1 in kept:
             path.append(ws_NLS.detach().clone())
     ws_NLS = ws_NLS.detach()
     full_NLS = ws_NLS.expand(-1, generator.num_ws, -1).contiguous()
 
     # Fit the generator to them, if that is asked for; then measure.
-    tuned = _tuned(problem, full_NLS, settings.tune, report) if settings.tune else generator
+    tuned = generator
+    if settings.tune:
+        tuned = yield from _tuned(problem, full_NLS, settings)
     problem = _Problem(tuned, pictures_NRR3, distance, model.settings.dtype_name)
     sigmas_N = (ws_NLS - mean_S).square().sum(-1).mean(-1).sqrt() / spread
     qualities = problem.qualities(full_NLS, sigmas_N, yardstick)
@@ -161,14 +195,14 @@ class _Problem:
             images = self.generator.synthesis(ws_NLS)
         return to_rgb(images, self.generator.config.pixel_space)
 
-    def loss(self, ws_NLS: Tensor) -> tuple[Tensor, float]:
-        """The sum over all pictures, whose gradients are independent, and the mean PSNR."""
+    def loss(self, ws_NLS: Tensor) -> tuple[Tensor, float, Tensor]:
+        """The sum over all pictures, whose gradients are independent; the mean PSNR; the images."""
         images = self.images(ws_NLS)
         errors_N = (images - self.pictures).square().mean((1, 2, 3))
         loss = PIXELS_WEIGHT * errors_N.sum()
         if self.distance is not None:
             loss = loss + self.distance.between(self.distance.features(images), self.features).sum()
-        return loss, float(_psnr(errors_N.detach()).mean())
+        return loss, float(_psnr(errors_N.detach()).mean()), images.detach()
 
     def apart(self, images: Tensor, others: Tensor) -> Tensor:
         """The distance [N] that a projection is judged by: perceptual, or of pixels if none is."""
@@ -187,7 +221,9 @@ class _Problem:
 
 
 @torch.no_grad()
-def _statistics(model: LoadedModel, problem: _Problem) -> tuple[Tensor, float, float]:
+def _statistics(
+    model: LoadedModel, problem: _Problem
+) -> Steps[Progress, None, tuple[Tensor, float, float]]:
     """The mean [S] of w, its spread, and the median distance between two images of the model."""
     generator = model.generator
     z, labels = generator.fixed_latents(LATENTS), None
@@ -202,14 +238,16 @@ def _statistics(model: LoadedModel, problem: _Problem) -> tuple[Tensor, float, f
     spread = float((w_NS - mean_S).square().sum(1).mean().sqrt())
     distances = []
     for w_2S in w_NS[: 2 * PAIRS].split(2):
-        first, second = problem.images(w_2S[:, None].expand(-1, generator.num_ws, -1)).clamp(-1, 1)
-        distances.append(float(problem.apart(first[None], second[None])))
+        ws_2LS = w_2S[:, None].expand(-1, generator.num_ws, -1)
+        images = problem.images(ws_2LS).clamp(-1, 1)
+        distances.append(float(problem.apart(images[:1], images[1:])))
+        yield Progress(0, 0.0, images, ws_2LS)
     return mean_S, spread, sorted(distances)[PAIRS // 2]
 
 
 def _tuned(
-    problem: _Problem, ws_NLS: Tensor, steps: int, report: Callable[[int, float], None]
-) -> Generator:
+    problem: _Problem, ws_NLS: Tensor, settings: ProjectionSettings
+) -> Steps[Progress, None, Generator]:
     """A copy of the generator, changed so that these ws give the pictures more exactly."""
     generator = copy.deepcopy(problem.generator)
     problem = copy.copy(problem)
@@ -218,12 +256,12 @@ def _tuned(
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(parameters, lr=TUNING_LR)
-    for _ in range(steps):
-        loss, psnr = problem.loss(ws_NLS)
+    for step in range(settings.tune):
+        loss, psnr, images = problem.loss(ws_NLS)
         optimizer.zero_grad()
         (loss / len(ws_NLS)).backward()
         optimizer.step()
-        report(1, psnr)
+        yield Progress(settings.steps + step + 1, psnr, images, ws_NLS)
     return generator.requires_grad_(False)
 
 

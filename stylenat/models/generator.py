@@ -9,6 +9,7 @@ Tokens stay [B, H, W, C] from the constant input to the RGB outputs.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +152,24 @@ class Generator(nn.Module):
         Images are at least float32, under autocast too. Raises ValueError for another shape,
         and a dtype or device that is not the generator's.
         """
+        x_BHWC, image_B3HW, parts = self._start(ws_BLS), None, self._split(ws_BLS)
+        for level, level_ws_BLS in zip(self.levels, parts, strict=True):
+            x_BHWC, image_B3HW = level(x_BHWC, level_ws_BLS, image_B3HW)
+        assert image_B3HW is not None
+        return image_B3HW
+
+    def synthesis_by_level(self, ws_BLS: Tensor) -> Iterator[Tensor]:
+        """The image after each level, computed when it is asked for; the last is `synthesis`'s.
+
+        Raises ValueError as `synthesis` does.
+        """
+        x_BHWC, image_B3HW, parts = self._start(ws_BLS), None, self._split(ws_BLS)
+        for level, level_ws_BLS in zip(self.levels, parts, strict=True):
+            x_BHWC, image_B3HW = level(x_BHWC, level_ws_BLS, image_B3HW)
+            yield image_B3HW
+
+    def _start(self, ws_BLS: Tensor) -> Tensor:
+        """The constant [B, 4, 4, C] for these ws, which are checked."""
         check_input("ws", ws_BLS, self.const, "generator")
         style_dim = self.config.style_dim
         if ws_BLS.ndim != 3 or ws_BLS.shape[1:] != (self.num_ws, style_dim):
@@ -159,13 +178,11 @@ class Generator(nn.Module):
                 f"{tuple(ws_BLS.shape)}"
             )
         # Not len(): torch.export would take its answer, a plain int, for the only batch size.
-        x_BHWC = self.const.expand(ws_BLS.shape[0], -1, -1, -1)
-        image_B3HW = None
-        blocks = [level.blocks for level in self.config.levels]
-        for level, level_ws_BLS in zip(self.levels, ws_BLS.split(blocks, dim=1), strict=True):
-            x_BHWC, image_B3HW = level(x_BHWC, level_ws_BLS, image_B3HW)
-        assert image_B3HW is not None
-        return image_B3HW
+        return self.const.expand(ws_BLS.shape[0], -1, -1, -1)
+
+    def _split(self, ws_BLS: Tensor) -> tuple[Tensor, ...]:
+        """The ws of each level."""
+        return ws_BLS.split([level.blocks for level in self.config.levels], dim=1)
 
     @torch.no_grad()
     def estimate_w_avg(self) -> Tensor:

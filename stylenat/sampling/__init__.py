@@ -7,7 +7,14 @@ from stylenat.precision import DTYPES
 from stylenat.sampling.blending import blend
 from stylenat.sampling.compiled import compile_synthesis
 from stylenat.sampling.files import check_sheet, default_sheet, write_images, write_samples
-from stylenat.sampling.images import contact_sheet, generate, render, save_png, save_sheet
+from stylenat.sampling.images import (
+    contact_sheet,
+    generate,
+    render,
+    render_by_level,
+    save_png,
+    save_sheet,
+)
 from stylenat.sampling.models import is_model, load_generator, load_model, model_file, model_name
 from stylenat.sampling.seeds import (
     SEED_LIMIT,
@@ -39,6 +46,7 @@ __all__ = [
     "model_name",
     "parse_seeds",
     "render",
+    "render_by_level",
     "save_png",
     "save_sheet",
     "seed_ws",

@@ -72,6 +72,23 @@ def render(generator: Generator, ws_BLS: Tensor, *, dtype: torch.dtype = torch.f
     return generator.to_uint8(images_B3HW).cpu()
 
 
+def render_by_level(
+    generator: Generator, ws_BLS: Tensor, *, dtype: torch.dtype = torch.float32
+) -> Iterator[Tensor]:
+    """uint8 pixels [B, H, W, 3] after each level of the generator; the last ones are `render`'s.
+
+    A level is computed when it is asked for, so that a caller can show the small images first, or
+    end early.
+    """
+    images = generator.synthesis_by_level(ws_BLS.to(generator.const))
+    for _ in generator.levels:
+        # No setting of this thread outlives a level: what else runs on it keeps its own.
+        device = generator.const.device
+        with torch.no_grad(), autocast(device, for_images(dtype, device)):
+            image_B3HW = next(images)
+        yield generator.to_uint8(image_B3HW).cpu()
+
+
 def contact_sheet(images_NHW3: Tensor, columns: int, rows: int | None = None) -> Tensor:
     """uint8 images [N, H, W, 3] side by side, line by line -> uint8 [rows * H, columns * W, 3].
 

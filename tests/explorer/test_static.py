@@ -77,6 +77,23 @@ def test_seeds_truncation_and_mixing_show_the_images_of_sample(open_page, site, 
     assert "in your browser" in page.page.inner_text("#note")
 
 
+def test_the_page_says_what_it_lacks_without_a_server(open_page, site):
+    page = open_page(site)
+    note = page.page.inner_text("#note")
+    for what in ("snapshots of a run", "attention", "your own pictures"):
+        assert what in note
+    assert page.page.is_hidden("#picture-box")
+    assert page.page.is_hidden("#attention-box")
+    page.page.evaluate("""() => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File(["x"], "a.png"));
+        const event = new DragEvent("drop", {bubbles: true, cancelable: true, dataTransfer});
+        document.body.dispatchEvent(event);
+    }""")
+    page.page.wait_for_selector("#error:not([hidden])")
+    assert "no server that could look for the style" in page.page.inner_text("#error")
+
+
 def test_two_models_stand_side_by_side_and_dragging_moves_both(open_page, site, generators):
     page = open_page(f"{site}#x=1&beside=1")
     for pane in (0, 1):

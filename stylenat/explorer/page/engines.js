@@ -1,9 +1,10 @@
 // The two engines behind one interface. A question is {kind: "about" | "facts" | "w" | "image", model,
 // seed, label, pane, ws}. Its answer is an object, w (Float32Array) or RGB pixels (Uint8Array); null stands
 // for an image that a newer question has made pointless. The server alone knows {kind: "places"}, and
-// pane 2 of {kind: "image", place, y, x}: the attention of a query (Float32Array).
+// pane 2 of {kind: "image", place, y, x}: the attention of a query (Float32Array). Of a model above 64x64 it
+// calls `preview` of a question for an image with smaller images first.
 
-const SUPERSEDED = 0, PIXELS = 2;
+const SUPERSEDED = 0, PIXELS = 2, PREVIEW = 4;
 const HEADER = 24; // bytes
 
 class Engine {
@@ -16,7 +17,7 @@ class Engine {
   ask(question) {
     const id = ++this.last;
     return new Promise((resolve, reject) => {
-      this.waiting.set(id, { resolve, reject });
+      this.waiting.set(id, { resolve, reject, preview: question.preview });
       this.send(id, question);
     });
   }
@@ -38,10 +39,11 @@ class Engine {
 // Python behind a WebSocket; stylenat/explorer/session.py says what goes through it.
 export class ServerEngine extends Engine {
   static name_ = "server";
+  previews = true;
 
   open() {
-    const token = new URLSearchParams(location.search).get("token") ?? "";
-    const address = new URL(`socket?token=${encodeURIComponent(token)}`, location.href);
+    this.token = new URLSearchParams(location.search).get("token") ?? "";
+    const address = new URL(`socket?token=${encodeURIComponent(this.token)}`, location.href);
     address.protocol = address.protocol === "https:" ? "wss:" : "ws:";
     address.hash = "";
     return new Promise((resolve, reject) => {
@@ -69,6 +71,23 @@ export class ServerEngine extends Engine {
     this.socket.send(message);
   }
 
+  // What the server says on the way to the style of a picture, line by line; stylenat/explorer/projecting.py
+  // says what a line holds.
+  async *project(file, options, signal) {
+    const query = new URLSearchParams({ token: this.token, ...options });
+    const response = await fetch(`project?${query}`, { method: "POST", body: file, signal });
+    if (!response.ok) throw new Error(await response.text());
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      const lines = (text + value).split("\n");
+      text = lines.pop();
+      for (const line of lines) yield JSON.parse(line);
+    }
+  }
+
   receive(data) {
     if (typeof data === "string") {
       const { id, error, answer } = JSON.parse(data);
@@ -76,7 +95,8 @@ export class ServerEngine extends Engine {
     }
     const view = new DataView(data);
     const [id, kind] = [view.getUint32(0, true), view.getUint32(4, true)];
-    if (kind === SUPERSEDED) this.settle(id, null, null);
+    if (kind === PREVIEW) this.waiting.get(id)?.preview?.(new Uint8Array(data, 8));
+    else if (kind === SUPERSEDED) this.settle(id, null, null);
     else if (kind === PIXELS) this.settle(id, null, new Uint8Array(data, 8));
     else this.settle(id, null, new Float32Array(data.slice(8)));
   }

@@ -10,8 +10,9 @@ export class Film {
     Object.assign(this, { panes, state, set, say, download, copy });
     this.timer = null;
     $("add-keyframe").onclick = () => {
-      const { x, y, keyframes } = this.state();
-      this.set({ keyframes: [...keyframes, [x, y]].slice(0, 100) });
+      const { x, y, picture, keyframes } = this.state();
+      const keyframe = picture === null ? [x, y] : { picture };
+      this.set({ keyframes: [...keyframes, keyframe].slice(0, 100) });
     };
     $("clear").onclick = () => this.set({ keyframes: [] });
     $("play").onclick = () => this.play(this.timer === null);
@@ -20,12 +21,14 @@ export class Film {
   }
 
   show(keyframes, command) {
-    $("keyframes").replaceChildren(...keyframes.map(([x, y], index) => {
+    $("keyframes").replaceChildren(...keyframes.map((keyframe, index) => {
       const item = document.createElement("span");
-      const go = Object.assign(document.createElement("button"), { type: "button", textContent: `${x}, ${y}` });
+      const { picture } = keyframe;
+      const textContent = picture === undefined ? keyframe.join(", ") : this.panes.pictures[picture].name;
+      const go = Object.assign(document.createElement("button"), { type: "button", textContent });
       const drop = Object.assign(document.createElement("button"), { type: "button", textContent: "×" });
       drop.setAttribute("aria-label", `Remove keyframe ${index + 1}`);
-      go.onclick = () => this.set({ x, y });
+      go.onclick = () => this.set(picture === undefined ? { x: keyframe[0], y: keyframe[1] } : { picture });
       drop.onclick = () => this.set({ keyframes: keyframes.filter((_, other) => other !== index) });
       item.setAttribute("role", "listitem");
       item.append(go, drop);
@@ -52,7 +55,8 @@ export class Film {
     const state = this.state();
     const facts = this.panes.facts;
     const wOf = this.panes.wOf(state.model, labelOf(state, facts));
-    const w = await filmW(state.keyframes, t, wOf);
+    const pictureWs = (number) => this.panes.pictureWs(number, facts);
+    const w = await filmW(state.keyframes, t, wOf, pictureWs, facts.num_ws);
     return wsOf(state, facts, this.panes.about.directions, wOf, w);
   }
 

@@ -4,6 +4,7 @@ import { Attention } from "./attention.js";
 import { ServerEngine, StaticEngine } from "./engines.js";
 import { Film } from "./film.js";
 import { Panes } from "./panes.js";
+import { Pictures, listenToDrops } from "./picture.js";
 import {
   ROW, SEED_LIMIT, command, filmCommand, fromHash, labelOf, normalized, toHash,
 } from "./state.js";
@@ -15,7 +16,7 @@ const engine = isStatic ? new StaticEngine() : new ServerEngine();
 const SIDES = { none: [1, 0], coarse: [0, 8], middle: [16, 32], fine: [64, Infinity] };
 
 let state = fromHash(location.hash);
-let about, panes, film, walking = null, hashTimer = null;
+let about, panes, film, pictures = null, walking = null, hashTimer = null;
 
 function say(error) {
   $("error").hidden = !error;
@@ -25,7 +26,8 @@ function say(error) {
 // The state
 
 function set(change) {
-  state = normalized({ ...state, ...change });
+  const leaves = "x" in change || "y" in change; // a picture, for a place on the plane of seeds
+  state = normalized({ ...state, ...(leaves ? { picture: null, lost: false } : {}), ...change });
   if (state.model !== panes.model) { // its blocks may be others
     begin().catch((error) => say(error.message));
     return;
@@ -58,6 +60,7 @@ function show() {
   const { text, needsFile } = command(state, about, facts);
   $("command").textContent = needsFile ? `${text}\n(save its ws file first, with the button below)` : text;
   film?.show(state.keyframes, filmCommand(state, about, facts));
+  pictures?.show(state);
 }
 
 // Controls
@@ -146,7 +149,10 @@ function listenToButtons() {
   $("next").onclick = () => set({ x: Math.floor(state.x) + 1 });
   $("random").onclick = () => set({ x: Math.floor(Math.random() * SEED_LIMIT), y: 0 });
   $("walk").onclick = () => walk(walking === null);
-  $("png").onclick = () => panes.image().then((blob) => download(blob, "stylenat.png"));
+  $("png").onclick = () => {
+    walk(false);
+    panes.image().then((blob) => download(blob, "stylenat.png"));
+  };
   $("link").onclick = () => {
     history.replaceState(null, "", `#${toHash(state)}`);
     copy(location.href, $("link"));
@@ -154,7 +160,11 @@ function listenToButtons() {
   $("copy-command").onclick = () => copy(command(state, about, panes.facts).text, $("copy-command"));
   $("save-w").onclick = () => panes.ws(state)
     .then((ws) => download(wsFile(ws, panes.facts), "explorer.safetensors"), (error) => say(error.message));
-  for (const canvas of document.querySelectorAll("canvas")) listenToCanvas(canvas);
+  for (const canvas of document.querySelectorAll("#panes canvas")) listenToCanvas(canvas);
+  listenToDrops((file) => pictures
+    ? pictures.search(file).catch((error) => say(error.message))
+    : say("This page has no server that could look for the style of a picture: use stylenat explore without "
+      + "--static, or stylenat project."));
 }
 
 function listenToCanvas(canvas) {
@@ -230,12 +240,16 @@ async function start() {
     about = await engine.ask({ kind: "about" });
     panes = new Panes(engine, about, say, $("status"));
     film = new Film(panes, () => state, set, say, { download, copy });
-    if (!isStatic) new Attention(engine, panes, () => state, set, say);
+    if (!isStatic) {
+      new Attention(engine, panes, () => state, set, say);
+      pictures = new Pictures(engine, panes, () => state, set, say, download);
+    }
     buildDirections();
     buildModels();
     $("note").textContent = isStatic
       ? "This page computes in your browser, and sends nothing anywhere. Logarithm and cosine are your "
-        + "browser's, so a few pixels differ by 1 of 255 from those of stylenat sample."
+        + "browser's, so a few pixels differ by 1 of 255 from those of stylenat sample. The snapshots of a "
+        + "run, what attention looks at, and the styles of your own pictures need Python: stylenat explore."
       : "The model runs in Python on this machine. The images are those of stylenat sample.";
     listen();
     listenToButtons();

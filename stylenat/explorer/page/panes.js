@@ -5,19 +5,35 @@ import { wsOf } from "./styles.js";
 
 const MOST_KEPT = 512; // w of so many seeds; a seed's is asked for once
 
+// RGB pixels onto a canvas.
+export function paint(canvas, pixels, side) {
+  const image = new ImageData(side, side);
+  for (let from = 0, to = 0; from < pixels.length; from += 3, to += 4) {
+    image.data[to] = pixels[from];
+    image.data[to + 1] = pixels[from + 1];
+    image.data[to + 2] = pixels[from + 2];
+    image.data[to + 3] = 255;
+  }
+  if (canvas.width !== side) canvas.width = canvas.height = side;
+  canvas.classList.toggle("smooth", side > 128);
+  canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
 export class Panes {
   constructor(engine, about, say, status) {
     Object.assign(this, { engine, about, say, status });
     this.allFacts = new Map();
     this.seeds = new Map();
+    this.pictures = []; // what was found for the user's pictures
     this.panes = [0, 1].map((pane) => ({
       pane, canvas: document.getElementById(`image${pane}`), busy: false, next: null, error: null,
+      previewed: false, turn: 0,
     }));
     this.times = [];
   }
 
   get facts() { return this.allFacts.get(this.model); }
-  get isBusy() { return this.panes.some(({ busy }) => busy); }
+  get isBusy() { return this.panes.some(({ busy, previewed }) => busy && !previewed); }
 
   async factsOf(model) {
     if (!this.allFacts.has(model)) {
@@ -46,7 +62,17 @@ export class Panes {
 
   async ws(state, model = state.model) {
     const facts = await this.factsOf(model);
-    return wsOf(state, facts, this.about.directions, this.wOf(model, labelOf(state, facts)));
+    const found = state.picture === null ? null : this.pictureWs(state.picture, facts);
+    return wsOf(state, facts, this.about.directions, this.wOf(model, labelOf(state, facts)), found);
+  }
+
+  // The ws of a picture; those of another model are used if they fit, as --any-model does.
+  pictureWs(number, facts) {
+    const { ws, name } = this.pictures[number];
+    if (ws.length !== facts.num_ws * facts.style_dim) {
+      throw new Error(`${name} was found in a model of another shape: choose that one, or a seed.`);
+    }
+    return ws;
   }
 
   render(state) {
@@ -60,48 +86,52 @@ export class Panes {
 
   // An image of ws that are not a state's: of a film.
   renderWs(ws, model) {
-    return this.draw(this.panes[0], { model, ws: async () => ws });
+    return this.draw(this.panes[0], { model, ws: async () => ws, isFrame: true }); // no previews in a recording
   }
 
-  // Only one question of a pane is on its way; the newest waits, and replaces what waited.
+  // Only one question of a pane is on its way; the newest waits, and replaces what waited. Once a preview is
+  // there, the newest need not wait: the server ends the older image.
   async draw(pane, job) {
-    if (pane.busy) {
+    if (pane.busy && !pane.previewed) {
       pane.next = job;
       return;
     }
-    pane.busy = true;
+    Object.assign(pane, { busy: true, previewed: false, next: null });
+    const turn = ++pane.turn;
     const begin = performance.now();
+    const preview = (small) => {
+      if (turn !== pane.turn) return;
+      this.preview(pane, small);
+      if (pane.next) this.draw(pane, pane.next);
+    };
     try {
       const facts = await this.factsOf(job.model);
       const ws = await job.ws();
-      const pixels = await this.engine.ask({ kind: "image", pane: pane.pane, model: job.model, ws });
+      const question = { kind: "image", pane: pane.pane, model: job.model, ws };
+      const pixels = await this.engine.ask(this.engine.previews && !job.isFrame ? { ...question, preview } : question);
+      if (turn !== pane.turn) return;
       if (pixels) this.put(pane, pixels, facts, job.model, begin);
       if (pixels && pane.pane === 0) this.ondrawn?.(job.model, ws);
       pane.error = null;
     } catch (error) {
+      if (turn !== pane.turn) return;
       pane.error = error.message;
     }
     this.say(this.panes.find(({ error }) => error)?.error); // one pane does not hide what ails the other
     pane.busy = false;
-    if (pane.next) {
-      const next = pane.next;
-      pane.next = null;
-      await this.draw(pane, next);
-    }
+    if (pane.next) await this.draw(pane, pane.next);
+  }
+
+  preview(pane, pixels) {
+    pane.previewed = true;
+    paint(pane.canvas, pixels, Math.round(Math.sqrt(pixels.length / 3)));
+    pane.canvas.classList.add("smooth"); // it is scaled up
+    pane.canvas.dataset.previews = Number(pane.canvas.dataset.previews ?? 0) + 1;
   }
 
   put(pane, pixels, facts, model, begin) {
     const side = facts.resolution;
-    const image = new ImageData(side, side);
-    for (let from = 0, to = 0; from < pixels.length; from += 3, to += 4) {
-      image.data[to] = pixels[from];
-      image.data[to + 1] = pixels[from + 1];
-      image.data[to + 2] = pixels[from + 2];
-      image.data[to + 3] = 255;
-    }
-    if (pane.canvas.width !== side) pane.canvas.width = pane.canvas.height = side;
-    pane.canvas.classList.toggle("smooth", side > 128);
-    pane.canvas.getContext("2d").putImageData(image, 0, 0);
+    paint(pane.canvas, pixels, side);
     pane.canvas.dataset.drawn = Number(pane.canvas.dataset.drawn ?? 0) + 1;
     document.getElementById(`caption${pane.pane}`).textContent =
       this.about.models.length > 1 ? this.about.models[model].name : "";
@@ -111,7 +141,9 @@ export class Panes {
     this.status.textContent = `${side}×${side}, ${mean.toFixed(0)} ms an image`;
   }
 
-  image() {
+  // The whole image as a PNG, not its preview.
+  async image() {
+    while (this.panes[0].busy) await new Promise((resolve) => setTimeout(resolve, 20));
     return new Promise((resolve) => this.panes[0].canvas.toBlob(resolve, "image/png"));
   }
 }

@@ -11,7 +11,9 @@ export function initial() {
     donor: 1, blocks: [], // these blocks take the second seed
     strengths: {}, // of directions, by name, in sigma
     model: 0, beside: null,
-    keyframes: [], // places [x, y]
+    picture: null, // the number of a picture of the user's, which takes the place of the seed
+    lost: false, // whether the address was kept while a picture was shown, which it can't hold
+    keyframes: [], // places [x, y], or {picture: number}
     attention: null, // [number of a head group, y, x], the query from 0 to 1 over the image
   };
 }
@@ -37,7 +39,11 @@ export function toHash(state) {
   for (const [name, strength] of Object.entries(state.strengths)) {
     if (strength) query.set(`d.${name}`, strength);
   }
-  if (state.keyframes.length) query.set("film", state.keyframes.map((k) => k.join("_")).join(" "));
+  const places = state.keyframes.filter((keyframe) => keyframe.picture === undefined);
+  if (places.length) query.set("film", places.map((place) => place.join("_")).join(" "));
+  if (state.lost || state.picture !== null || places.length < state.keyframes.length) {
+    query.set("picture", "not-in-this-address");
+  }
   return query.toString();
 }
 
@@ -63,7 +69,7 @@ export function fromHash(hash) {
     cutoff: whole("cutoff", 1000), donor: whole("donor", SEED_LIMIT - 1), label: whole("label", 1e6),
     model: whole("model", 1e6), beside: whole("beside", 1e6),
     blocks: list("blocks").map(Number).filter(Number.isInteger),
-    strengths, attention: isQuery ? query3 : null,
+    strengths, attention: isQuery ? query3 : null, lost: query.has("picture"),
     keyframes: list("film").map((k) => k.split("_").map(Number))
       .filter((k) => k.length === 2 && k.every((v) => Number.isFinite(v) && v >= 0)).slice(0, 100),
   });
@@ -74,8 +80,9 @@ export function labelOf(state, facts) {
   return Math.min(state.label, Math.max(facts.classes.length - 1, 0));
 }
 
-// The seed at this place, or null between seeds.
+// The seed at this place, or null between seeds, and if a picture takes its place.
 export function seedAt(state) {
+  if (state.picture !== null) return null;
   const seed = state.x + ROW * state.y;
   return Number.isInteger(state.x) && Number.isInteger(state.y) ? seed : null;
 }
@@ -113,7 +120,8 @@ function classOption(state, facts) {
 }
 
 export function filmCommand(state, about, facts) {
-  const seeds = state.keyframes.map(([x, y]) => seedAt({ x, y }));
+  const seeds = state.keyframes.map((keyframe) => keyframe.picture === undefined
+    ? seedAt({ x: keyframe[0], y: keyframe[1], picture: null }) : null);
   if (seeds.length < 2 || seeds.includes(null)) return null;
   const word = about.models[state.model].word;
   const truncation = state.psi === 1 ? "" : ` --trunc ${state.psi}`;

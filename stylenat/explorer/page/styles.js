@@ -29,8 +29,13 @@ function truncated(w, average, psi) {
   return w.map((value, i) => average[i] + f(f(psi) * f(value - average[i])));
 }
 
+// The w of a block, of a source that has one w for all blocks or one for each.
+function blockW(source, block, size) {
+  return source.length === size ? source : source.subarray(block * size, (block + 1) * size);
+}
+
 // ws [num_ws * style_dim] of a state. `facts` is the model's, `wOf(seed)` gives its w. A film gives
-// the w of its own place.
+// the w of its own place, and a picture its ws.
 export async function wsOf(state, facts, directions, wOf, w = null) {
   const [base, donor] = await Promise.all([
     w ?? placeW(wOf, state.x, state.y),
@@ -44,8 +49,8 @@ export async function wsOf(state, facts, directions, wOf, w = null) {
   for (let block = 0; block < facts.num_ws; block++) {
     const source = donor && state.blocks.includes(block) ? donor : base;
     const psi = block < cutoff ? state.psi : 1;
-    const key = `${source === donor} ${psi}`;
-    if (!done.has(key)) done.set(key, truncated(source, average, psi));
+    const key = `${source === donor} ${psi} ${source.length === size ? "" : block}`;
+    if (!done.has(key)) done.set(key, truncated(blockW(source, block, size), average, psi));
     ws.set(done.get(key), block * size);
   }
   for (const direction of directions) {
@@ -60,21 +65,33 @@ export async function wsOf(state, facts, directions, wOf, w = null) {
   return ws;
 }
 
-// A closed smooth walk through places: Catmull-Rom through w; t counts keyframes.
-export async function filmW(keyframes, t, wOf) {
+// A closed smooth walk through keyframes, which are places of the plane or pictures: Catmull-Rom through
+// their w, or ws if one of them is a picture; t counts keyframes. `pictureWs(number)` gives ws.
+export async function filmW(keyframes, t, wOf, pictureWs, blocks) {
   const count = keyframes.length;
   const first = Math.floor(t);
   const u = t - first;
-  const at = (i) => keyframes[((first + i) % count + count) % count];
-  const [a, b, c, d] = await Promise.all([-1, 0, 1, 2].map((i) => placeW(wOf, ...at(i))));
+  const at = async (i) => {
+    const keyframe = keyframes[((first + i) % count + count) % count];
+    return keyframe.picture === undefined ? placeW(wOf, ...keyframe) : pictureWs(keyframe.picture);
+  };
+  const sources = await Promise.all([-1, 0, 1, 2].map(at));
+  const longest = Math.max(...sources.map(({ length }) => length));
+  const [a, b, c, d] = sources.map((w) => w.length === longest ? w : repeated(w, blocks));
   return b.map((value, i) => value + 0.5 * u * (c[i] - a[i]
     + u * (2 * a[i] - 5 * value + 4 * c[i] - d[i] + u * (3 * (value - c[i]) + d[i] - a[i]))));
 }
 
+function repeated(w, blocks) {
+  const ws = new Float32Array(w.length * blocks);
+  for (let block = 0; block < blocks; block++) ws.set(w, block * w.length);
+  return ws;
+}
+
 // A ws file of one style, as `stylenat sample --ws` reads it.
-export function wsFile(ws, facts) {
+export function wsFile(ws, facts, name = "explorer") {
   const header = JSON.stringify({
-    __metadata__: { stylenat_format: "1", kind: "ws", names: '["explorer"]',
+    __metadata__: { stylenat_format: "1", kind: "ws", names: JSON.stringify([name]),
       model_sha256: facts.sha256, stylenat_version: "explorer" },
     ws: { dtype: "F32", shape: [1, facts.num_ws, facts.style_dim], data_offsets: [0, 4 * ws.length] },
   });
