@@ -19,7 +19,7 @@ LAYERS = (
     ("tools",),  # what maintainers run; it is not installed
     ("stylenat.__main__",),
     ("stylenat.cli",),
-    ("stylenat.benchmarks", "stylenat.doctor", "stylenat.explorer"),
+    ("stylenat.benchmarks", "stylenat.doctor", "stylenat.explorer", "stylenat.reporting"),
     ("stylenat.training",),
     ("stylenat.metrics",),
     ("stylenat",),  # stylenat/__init__.py alone: the names that a user imports

@@ -29,6 +29,7 @@ from stylenat.cli.mix import mix
 from stylenat.cli.nearest import nearest
 from stylenat.cli.prepare import prepare
 from stylenat.cli.project import project
+from stylenat.cli.report import report
 from stylenat.cli.sample import sample
 from stylenat.cli.train import train
 from stylenat.ending import end_in_time, hurry
@@ -83,7 +84,7 @@ def main() -> None:
 
 
 for command in (
-    prepare, augment_sheet, train, sample, fid, nearest, convert, export, blend,
+    prepare, augment_sheet, train, report, sample, fid, nearest, convert, export, blend,
     mix, film, directions, edit, attention, project, explore,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip
