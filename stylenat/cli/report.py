@@ -39,12 +39,6 @@ SPACE: Space = "effnet_lite0"
     help=f"The features by which --truncation compares images.  [default: {SPACE}]",
 )
 @click.option(
-    "--weights",
-    type=UserPath(),
-    metavar="FILE",
-    help="A file with the weights of that network, for --truncation.",
-)
-@click.option(
     "--device",
     help=f"Where --truncation computes: auto, cpu, cuda or cuda:N.  [default: {DEVICE}]",
 )
@@ -55,7 +49,6 @@ def report(
     truncation: str | None,
     num: int | None,
     space: Space | None,
-    weights: Path | None,
     device: str | None,
 ) -> None:
     """Write one HTML page about a training run, or about several runs side by side.
@@ -74,9 +67,9 @@ def report(
     for run in runs:
         read_run(run)
     check_report(out)
-    options = {"--num": num, "--space": space, "--weights": weights, "--device": device}
+    options = {"--num": num, "--space": space, "--device": device}
     if truncation is not None:
-        _measure(runs, truncation, num or NUM, space or SPACE, weights, device or DEVICE)
+        _measure(runs, truncation, num or NUM, space or SPACE, device or DEVICE)
     elif given := [name for name, value in options.items() if value is not None]:
         raise ValueError(f"{given[0]} belongs to --truncation, which is missing")
     size = write_report(runs, out)
@@ -88,7 +81,6 @@ def _measure(
     truncation: str,
     num: int,
     space: Space,
-    weights: Path | None,
     device: str,
 ) -> None:
     from stylenat.distributed import pick_device
@@ -104,7 +96,6 @@ def _measure(
             psis,
             num=num,
             space=space,
-            weights=weights,
             device=pick_device(device),
             tell=click.echo,
         )

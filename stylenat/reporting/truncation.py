@@ -43,7 +43,6 @@ def measure_truncation(
     num: int,
     space: Space,
     device: torch.device,
-    weights: Path | None = None,
     batch: int = 32,
     workers: int = 2,
     tell: Callable[[str], None] = lambda line: None,
@@ -58,10 +57,12 @@ def measure_truncation(
     metrics = [metric_name(metric, space) for metric in ("pr", "dc")]
     protocol = protocol_of(str(run), metrics=metrics, num=num)
     settings: dict[str, Any] = {"seed": 0, "snapshot": "best", "compiled": False, "tell": tell}
+    file = model_file(run)
+    sha256 = sha256_of(file)  # now: a run that trains may replace the file
     generator, _, data = open_subject(str(run), protocol, device, **settings)
     assert generator is not None
     evaluator = Evaluator(
-        metrics, data, num=num, mode=protocol.mode, weights=weights, device=device, batch=batch,
+        metrics, data, num=num, mode=protocol.mode, device=device, batch=batch,
         workers=workers,
     )  # fmt: skip
     points = []
@@ -70,12 +71,11 @@ def measure_truncation(
         values = dict(zip(NAMES, scores.values.values(), strict=True))
         points.append({"psi": psi, **values})
         tell(f"psi {psi:g}: {', '.join(f'{name} {value:.3f}' for name, value in values.items())}")
-    file = model_file(run)
     images = dict(scores.protocol["images"])
     del images["truncation_psi"]  # it is another one at each point
     content = {
         "model": file.name,
-        "model_sha256": sha256_of(file),
+        "model_sha256": sha256,
         "space": space,
         "points": points,
         "protocol": {**scores.protocol, "images": images},
