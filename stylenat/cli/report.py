@@ -73,7 +73,7 @@ def report(
     elif given := [name for name, value in options.items() if value is not None]:
         raise ValueError(f"{given[0]} belongs to --truncation, which is missing")
     size = write_report(runs, out)
-    click.echo(f"{out}: {size / 1e6:.1f} MB")
+    click.echo(f"{out}: {size / 1000:,.0f} kB")
 
 
 def _measure(

@@ -101,13 +101,14 @@ def thinned(points: Sequence[Point], most: int = MOST_POINTS) -> list[Point]:
 
 def _axes(chart: Chart) -> tuple[Axis, Axis]:
     points = [point for curve in chart.curves for point in curve.points]
-    low_x, high_x = _widened(*_ends([x for x, _ in points]), 0.0)
+    room = 0.1 if any(curve.names for curve in chart.curves) else 0.0  # for the names
+    low_x, high_x = _widened(*_ends([x for x, _ in points]), room)
     is_log = chart.is_log and all(y > SMALLEST for _, y in points)
     low_y, high_y = _ends(_without_strays([y for _, y in points]))
     if is_log:
         low_y, high_y = (low_y / 1.1, high_y * 1.1)
     else:
-        low_y, high_y = _widened(low_y, high_y, 0.05)
+        low_y, high_y = _widened(low_y, high_y, 0.05 + room)
     return Axis(low_x, high_x, LEFT, RIGHT), Axis(low_y, high_y, BOTTOM, TOP, is_log)
 
 
@@ -148,14 +149,12 @@ def draw(chart: Chart, name: str) -> tuple[Markup, dict[str, Any]]:
         tag("clipPath", _box(), id=f"{name}-box"),
         _grid(chart, x_axis, y_axis),
         tag("g", *lines, clip_path=f"url(#{name}-box)"),
+        *(_names(curve, x_axis, y_axis) for curve in curves),
         tag("line", class_="cursor", y1=TOP, y2=BOTTOM, x1=LEFT, x2=LEFT, hidden=True),
         viewBox=f"0 0 {WIDTH} {HEIGHT}",
         role="img",
         tabindex="0",
         aria_label=f"{chart.title}: {', '.join(c.name for c in curves)} over {chart.x_label}",
-    )
-    strays = sum(
-        not y_axis.low <= y <= y_axis.high for curve in chart.curves for _, y in curve.points
     )
     figure = tag(
         "figure",
@@ -163,11 +162,19 @@ def draw(chart: Chart, name: str) -> tuple[Markup, dict[str, Any]]:
         tag("p", chart.about, class_="about"),
         svg,
         _legend(curves),
-        tag("p", f"{strays:,} values lie outside the picture.", class_="about") if strays else None,
+        _strays(chart, y_axis),
         class_="chart",
         id=name,
     )
     return figure, {"x": chart.x_label, "curves": [_numbers(curve) for curve in curves]}
+
+
+def _strays(chart: Chart, y_axis: Axis) -> Markup | None:
+    """How many values the picture leaves out."""
+    values = [y for curve in chart.curves for _, y in curve.points]
+    count = sum(not y_axis.low <= y <= y_axis.high for y in values)
+    text = "1 value lies" if count == 1 else f"{count:,} values lie"
+    return tag("p", f"{text} outside the picture.", class_="about") if count else None
 
 
 def _box() -> Markup:
@@ -199,20 +206,29 @@ def _line(curve: Curve, index: int, x_axis: Axis, y_axis: Axis) -> Markup:
     parts = [tag("polyline", points=joined, class_=f"curve {style}")]
     if len(places) <= MOST_DOTS:
         parts += [tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r=3, class_=style) for x, y in places]
-    for (x, y), name in zip(places, curve.names, strict=False):
-        parts.append(tag("text", name, x=f"{x:.1f}", y=f"{y - 7:.1f}", class_="x"))
     parts.append(tag("circle", r=4.5, class_=f"mark {style}", hidden=True))
     return tag("g", *parts)
 
 
+def _names(curve: Curve, x_axis: Axis, y_axis: Axis) -> Markup:
+    """The names of the points, each above its point."""
+    named = zip(curve.points, curve.names, strict=True) if curve.names else ()
+    texts = (
+        tag("text", name, x=f"{x_axis.at(x):.1f}", y=f"{y_axis.at(y) - 8:.1f}", class_="x")
+        for (x, y), name in named
+    )
+    return tag("g", *texts)
+
+
 def _legend(curves: Sequence[Curve]) -> Markup:
     keys = []
+    where = curves[0].names[-1] if curves[0].names else "last value"
     for index, curve in enumerate(curves):
         dash = tag("line", x1=0, x2=26, y1=5, y2=5, class_=f"curve s{index % STYLES}")
         sample = tag("svg", dash, viewBox="0 0 26 10", class_="sample", aria_hidden="true")
         value = tag("b", number(curve.points[-1][1]), class_="value")
         keys.append(tag("span", sample, f" {curve.name} ", value, class_="key"))
-    return tag("figcaption", tag("span", "last value", class_="where"), *keys)
+    return tag("figcaption", tag("span", where, class_="where"), *keys)
 
 
 def _numbers(curve: Curve) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from stylenat.files import check_can_write, replacing, sha256_of
 from stylenat.layout import RunPaths, numbered
 from stylenat.metrics import Evaluator, protocol_of
 from stylenat.metrics.scoring import open_subject
+from stylenat.models import Generator
 from stylenat.reporting.facts import is_number
 from stylenat.sampling import model_file
 
@@ -65,6 +66,25 @@ def measure_truncation(
         metrics, data, num=num, mode=protocol.mode, device=device, batch=batch,
         workers=workers,
     )  # fmt: skip
+    points, shared = _points(evaluator, generator, psis, tell)
+    content = {
+        "model": file.name,
+        "model_sha256": sha256,
+        "space": space,
+        "points": points,
+        "protocol": shared,
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def _points(
+    evaluator: Evaluator,
+    generator: Generator,
+    psis: Sequence[float],
+    tell: Callable[[str], None],
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """The scores at each psi, and what of their protocols is the same for all."""
     points = []
     for psi in sorted(psis):
         scores = evaluator(generator, truncation_psi=psi)
@@ -73,15 +93,7 @@ def measure_truncation(
         tell(f"psi {psi:g}: {', '.join(f'{name} {value:.3f}' for name, value in values.items())}")
     images = dict(scores.protocol["images"])
     del images["truncation_psi"]  # it is another one at each point
-    content = {
-        "model": file.name,
-        "model_sha256": sha256,
-        "space": space,
-        "points": points,
-        "protocol": {**scores.protocol, "images": images},
-    }
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
+    return points, {**scores.protocol, "images": images}
 
 
 def read_truncation(paths: RunPaths) -> Truncation | None:

@@ -19,7 +19,7 @@ from PIL import Image
 from stylenat.cli import main
 from stylenat.layout import RunPaths
 from stylenat.reporting.document import page_of, write_report
-from stylenat.reporting.markup import VOID
+from stylenat.reporting.markup import VOID, data_block
 from stylenat.reporting.pictures import read_pictures
 
 
@@ -255,6 +255,10 @@ def test_no_text_of_a_file_becomes_html(run, tmp_path):
     )
     append(run / "log.txt", f"2026-01-01 10:00:00,123 warning: {ATTACK}")
     (run / "stopped").write_text(json.dumps({"reason": ATTACK, "nimg": 8}))
+    point = dict.fromkeys(("psi", "precision", "recall", "density", "coverage"), 0.5)
+    texts = dict.fromkeys(("model", "model_sha256", "space"), ATTACK)
+    truncation = {**texts, "points": [point], "protocol": {ATTACK: ATTACK}}
+    (run / "truncation.json").write_text(json.dumps(truncation))
     hostile = run.rename(tmp_path / "<img src=x onerror=alert(4)> & co")
     plain_page, page = Elements(page_of([hostile])), page_of([hostile])
     assert len(plain_page.of("script")) == 2
@@ -264,6 +268,15 @@ def test_no_text_of_a_file_becomes_html(run, tmp_path):
     assert "onerror=alert(4)" in plain_page.text
     data = re.search(r'id="charts">(.*?)</script>', page)[1]
     assert json.loads(data)
+
+
+def test_no_text_ends_the_block_of_data():
+    block = data_block({ATTACK: [ATTACK, "<!--"]}, "name")
+    assert re.findall("<[^>]*>", block) == [
+        '<script type="application/json" id="name">',
+        "</script>",
+    ]
+    assert json.loads(block.partition(">")[2].rpartition("<")[0]) == {ATTACK: [ATTACK, "<!--"]}
 
 
 def test_folders_of_the_machine_are_left_out(run, tmp_path):
