@@ -28,13 +28,12 @@ class Privacy:
             found |= {str(path.parent), str(path.absolute().parent), str(path.resolve().parent)}
         found -= {".", "/"}
         # The longest first, so that of a folder inside another nothing stays.
-        self.folders = sorted(found, key=len, reverse=True)
+        folders = map(re.escape, sorted(found, key=len, reverse=True))
+        self.folders = re.compile(rf"(?<![\w.-])(?:{'|'.join(folders)})/")
 
     def hide(self, text: str) -> str:
         """A text, in which paths have lost their folders."""
-        for folder in self.folders:
-            text = text.replace(f"{folder}/", "")
-        return FOLDERS.sub("", text)
+        return FOLDERS.sub("", self.folders.sub("", text))
 
     def hide_in(self, data: Any) -> Any:
         """Plain data, with every text as `hide` leaves it."""

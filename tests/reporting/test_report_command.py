@@ -19,6 +19,7 @@ from PIL import Image
 from stylenat.cli import main
 from stylenat.layout import RunPaths
 from stylenat.reporting.document import page_of, write_report
+from stylenat.reporting.facts import read_run
 from stylenat.reporting.markup import VOID, data_block
 from stylenat.reporting.pictures import read_pictures
 
@@ -306,6 +307,16 @@ def test_folders_of_the_machine_are_left_out(run, tmp_path):
         assert word not in page, word
     for word in ("faces.zip", "net.pt", "model.pt", "faults.jsonl", "x.txt", "z.txt"):
         assert word in page, word
+
+
+def test_only_whole_names_of_folders_are_left_out(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["data"]["path"] = "data/faces.zip"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    append(run / "log.txt", "2026-01-01 10:00:00,123 warning: data/faces.zip: metadata/x.png")
+    assert "warning" not in read_run(run).log.last[-1]
+    assert read_run(run).log.last[-1].endswith("faces.zip: metadata/x.png")
+    assert "data/faces.zip" not in page_of([run])
 
 
 def test_the_page_names_no_address_and_allows_none(run):
