@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -23,7 +24,9 @@ class Privacy:
     def __init__(self, run: Path, config: RunConfig) -> None:
         named = (getattr(getattr(config, section), key) for section, key in PATHS)
         paths = [run, *(Path(path) for path in named if path)]
-        found = {str(Path.home()), str(Path.cwd())}
+        found = {str(Path.cwd())}
+        with suppress(RuntimeError):  # a user without a home
+            found.add(str(Path.home()))
         for path in paths:
             found |= {str(path.parent), str(path.absolute().parent), str(path.resolve().parent)}
         found -= {".", "/"}
