@@ -1,7 +1,8 @@
 """What the folder of a training run holds, by name. `training.run_folder` fills it.
 
-config.yaml  stats.jsonl  log.txt  progress.png  samples/  checkpoints/  snapshots/
-faults.jsonl and stopped, if there was something to say; tensorboard/, if it was asked for.
+config.yaml  starts.jsonl  stats.jsonl  log.txt  progress.png  samples/  checkpoints/  snapshots/
+faults.jsonl and stopped, if there was something to say; tensorboard/, truncation.json and
+report.html, if they were asked for.
 .lock: who trains here.
 """
 
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 CONFIG, STATS = "config.yaml", "stats.jsonl"
+WARNING = "warning: "  # which a warning begins with in log.txt, after its time
 SAMPLES, CHECKPOINTS, SNAPSHOTS = "samples", "checkpoints", "snapshots"
 
 # The pictures that are no images to train on: a run's, and the contact sheet of `stylenat sample`.
@@ -23,6 +25,7 @@ class RunPaths:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / CONFIG
+        self.starts = path / "starts.jsonl"
         self.stats = path / STATS
         self.faults = path / "faults.jsonl"
         self.log = path / "log.txt"
@@ -34,6 +37,8 @@ class RunPaths:
         self.snapshots = path / SNAPSHOTS
         self.best = self.snapshots / "best.safetensors"
         self.tensorboard = path / "tensorboard"
+        self.truncation = path / "truncation.json"
+        self.report = path / "report.html"
 
     def sample(self, nimg: int) -> Path:
         """The contact sheet of the average generator after `nimg` images."""

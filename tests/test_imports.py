@@ -20,7 +20,7 @@ LAYERS = (
     ("stylenat.__main__",),
     ("stylenat.cli",),
     ("stylenat.publishing",),
-    ("stylenat.benchmarks", "stylenat.doctor", "stylenat.explorer"),
+    ("stylenat.benchmarks", "stylenat.doctor", "stylenat.explorer", "stylenat.reporting"),
     ("stylenat.training",),
     ("stylenat.metrics",),
     ("stylenat",),  # stylenat/__init__.py alone: the names that a user imports

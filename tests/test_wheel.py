@@ -76,6 +76,8 @@ def test_the_wheel_holds_all_modules_and_configurations_and_nothing_else(wheel):
     }  # fmt: skip
     assert any(name.endswith("csrc/neighborhood.cpp") for name in names)
     assert any(name.endswith("csrc/instance_norm.cpp") for name in names)
+    for kind in ("html", "css", "js"):
+        assert f"stylenat/reporting/page/report.{kind}" in names
     ours = {
         f.relative_to(ROOT).as_posix()
         for p in ("stylenat", "ops")
@@ -115,10 +117,13 @@ def test_it_trains_by_a_configuration_s_name_from_a_read_only_package(installed,
         assert done.returncode == 0, done.stderr
         done = run(installed, "sample", "run", "--seeds", "0-1", "--outdir", "o", folder=tmp_path)
         assert done.returncode == 0, done.stderr
+        done = run(installed, "report", "run", folder=tmp_path)
+        assert done.returncode == 0, done.stderr
     finally:
         for folder in folders:
             folder.chmod(0o755)
     assert (tmp_path / "o" / "seed0001.png").exists()
+    assert "<!-- StyleNAT report -->" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.mark.slow

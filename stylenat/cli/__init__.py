@@ -30,6 +30,7 @@ from stylenat.cli.nearest import nearest
 from stylenat.cli.prepare import prepare
 from stylenat.cli.project import project
 from stylenat.cli.push import push
+from stylenat.cli.report import report
 from stylenat.cli.sample import sample
 from stylenat.cli.train import train
 from stylenat.ending import end_in_time, hurry
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 for command in (
-    prepare, augment_sheet, train, sample, fid, nearest, convert, export, push, blend,
+    prepare, augment_sheet, train, report, sample, fid, nearest, convert, export, push, blend,
     mix, film, directions, edit, attention, project, explore,
     classify, accuracy, configs, bench, doctor
 ):  # fmt: skip

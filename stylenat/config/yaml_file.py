@@ -155,10 +155,16 @@ def _set(data: Any, key: str, value: object) -> None:
 
 def write_yaml(data: dict[str, Any], path: str | Path) -> None:
     """Write plain data so that `read_yaml` gives them back; the file is replaced atomically."""
-    # A line may go on for one entry beyond the width.
-    text = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=80)
+    text = yaml_text(data)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def yaml_text(data: dict[str, Any]) -> str:
+    """Plain data as YAML, in their own order."""
+    # A line may go on for one entry beyond the width.
+    text: str = yaml.dump(data, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=80)
+    return text
 
 
 class _Dumper(yaml.SafeDumper):

@@ -31,6 +31,7 @@ from stylenat.data.source import ImageSource, random_state
 from stylenat.text import listed
 
 Sample = tuple[int, bool]  # index, flipped
+REPLACED = "another image is shown in its place"  # the end of a warning
 Bad = dict[int, str]  # images that can't be read, by index: a sentence each
 
 
@@ -158,7 +159,7 @@ def _tolerating(
     with closing(loaded):
         for batch_BHW3, labels_B, bad in loaded:
             for index in sorted(bad.keys() - known.keys()):
-                tell(f"{bad[index]}; another image is shown in its place")
+                tell(f"{bad[index]}; {REPLACED}")
             known |= bad
             if len(known) > max_bad:
                 raise _too_many(known, source, max_bad)

@@ -17,10 +17,11 @@ from stylenat.sampling import Styles, check_sheet, contact_sheet
 from stylenat.text import shown
 
 
-def parse_sweep(text: str) -> list[float]:
+def parse_sweep(text: str, option: str = "--trunc-sweep") -> list[float]:
     """`-1:2:7` -> 7 values of psi from -1 to 2, evenly spaced.
 
-    Raises ValueError, naming the text, for anything but two finite numbers and 2 to 100 values.
+    Raises ValueError, naming the option and the text, for anything but two finite numbers and 2 to
+    100 values.
     """
     pieces = text.split(":")
     try:
@@ -32,7 +33,7 @@ def parse_sweep(text: str) -> list[float]:
     is_right = len(pieces) == 3 and math.isfinite(first) and math.isfinite(last)
     if not is_right or not 2 <= count <= 100:
         raise ValueError(
-            "--trunc-sweep must be FROM:TO:COUNT, two numbers and 2 to 100, such as -1:2:7: "
+            f"{option} must be FROM:TO:COUNT, two numbers and 2 to 100, such as -1:2:7: "
             f"{shown(text)}"
         )
     return [first + (last - first) * step / (count - 1) for step in range(count)]

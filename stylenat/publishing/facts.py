@@ -16,7 +16,7 @@ from stylenat.hub import is_hub_name
 from stylenat.layout import RunPaths, numbered
 from stylenat.text import shown
 from stylenat.training.checkpoint import load_checkpoint, newest_checkpoint
-from stylenat.training.run_folder import stats_entries
+from stylenat.training.run_folder import whole_lines
 
 MOST_BYTES = 16 << 20
 # How a run's log says what it trains on; `training.start.announce` writes it.
@@ -58,7 +58,7 @@ def training_of(run: RunPaths, file: Path) -> Training:
 
     Raises OSError and ValueError for a configuration or a checkpoint that cannot be read.
     """
-    entries = list(stats_entries(run.stats))
+    entries = list(whole_lines(run.stats))
     nimg = _nimg_of(run, file, entries)
     until = [] if nimg is None else [entry for entry in entries if entry["nimg"] <= nimg]
     seconds = [entry["seconds"] for entry in until if "seconds" in entry]

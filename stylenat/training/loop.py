@@ -46,6 +46,7 @@ from stylenat.training.start import (
     Start,
     TrainingImages,
     announce,
+    described_start,
     identity_of,
     make_evaluator,
     newest_state,
@@ -101,6 +102,8 @@ def train(config: RunConfig, run_dir: Path, device: torch.device) -> signal.Sign
         run = Run(config, plan, folder, images, evaluate, start, bar, data)
         stack.callback(run.services.close)
         announce(config, plan, images, start.state, folder)
+        about = (config, plan, images, start.state, data)
+        run_on_main(lambda: folder.append_start(described_start(*about)))
         if not start.state.nimg:
             run_on_main(lambda: run.outputs.write_first_look(images.trained, images.labels_N))
         stop = stack.enter_context(stop_signals())

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from stylenat import layout
 from stylenat.distributed import all_reduce_sum_, is_main
 from stylenat.files import LastingFile, LastingStream
 from stylenat.progress import Bar
@@ -79,15 +80,20 @@ def logging_to(folder: RunFolder, bar: TrainingBar) -> Iterator[None]:
 
 
 class LogFile(logging.Handler):
-    """Writes log.txt. On a full disk the lines wait without a warning: the terminal shows them."""
+    """Writes log.txt, where a warning begins with the word after its time.
+
+    On a full disk the lines wait without a warning: the terminal shows them.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.file = LastingFile(path)
-        self.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        self.plain = logging.Formatter("%(asctime)s %(message)s")
+        self.warning = logging.Formatter(f"%(asctime)s {layout.WARNING}%(message)s")
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.file.append(self.format(record))
+        is_warning = record.levelno >= logging.WARNING
+        self.file.append((self.warning if is_warning else self.plain).format(record))
 
 
 @contextmanager

@@ -45,6 +45,7 @@ class RunFolder(RunPaths):
         super().__init__(path)
         self.lock = FileLock(path / ".lock")
         self._stats, self._faults = LastingFile(self.stats), LastingFile(self.faults)
+        self._starts = LastingFile(self.starts)
 
     def claim(self, config: RunConfig) -> None:
         """Lock the folder if it holds a run already; otherwise leave it as it is.
@@ -78,6 +79,10 @@ class RunFolder(RunPaths):
                 if TEMPORARY.fullmatch(path.name):
                     path.unlink()
         clean_checkpoints(self.checkpoints, keep=keep_checkpoints)
+
+    def append_start(self, entry: dict[str, Any]) -> None:
+        """Add one line to starts.jsonl, now or as soon as the disk takes it."""
+        self._append(self._starts, entry)
 
     def append_stats(self, entry: dict[str, Any]) -> None:
         """Add one line to stats.jsonl, now or as soon as the disk takes it."""
@@ -113,7 +118,7 @@ class RunFolder(RunPaths):
         return [entry["rank"] for entry in self._entries() if "rank" in entry]
 
     def _entries(self) -> Iterator[dict[str, Any]]:
-        yield from stats_entries(self.stats)
+        yield from whole_lines(self.stats)
         yield from map(json.loads, self._stats.waiting)
 
     def rewind_stats(self, nimg: int) -> None:
@@ -121,7 +126,7 @@ class RunFolder(RunPaths):
         if not self.stats.exists():
             return
         with replacing(self.stats) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for entry in stats_entries(self.stats):
+            for entry in whole_lines(self.stats):
                 if entry["nimg"] <= nimg:
                     file.write(json.dumps(entry) + "\n")
 
@@ -152,8 +157,8 @@ class _Thinned:
             self.kept, self.every = self.kept[::2], 2 * self.every
 
 
-def stats_entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a run's stats.jsonl, in order; none if there is no such file."""
+def whole_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a .jsonl file of a run; none if there is no file. A torn line is left out."""
     if not path.exists():
         return
     with path.open(encoding="utf-8", errors="replace") as file:

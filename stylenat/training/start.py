@@ -21,6 +21,7 @@ from stylenat.distributed import (
     run_on_main,
     world_size,
 )
+from stylenat.machine import environment
 from stylenat.metrics import Evaluator
 from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.precision import set_tf32
@@ -224,6 +225,19 @@ def warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
             was,
             found,
         )
+
+
+def described_start(
+    config: RunConfig, plan: BatchPlan, images: TrainingImages, state: TrainingState, data: Any
+) -> dict[str, Any]:
+    """A line of starts.jsonl: when and where the run went on, on which data and machine."""
+    return {
+        "nimg": state.nimg,
+        "data": {**data, "held_out": len(images.held_out or ())},
+        "ranks": plan.world_size,
+        "precision": config.train.precision,
+        **environment(next(state.G.parameters()).device),
+    }
 
 
 def prepare_torch(config: RunConfig, state: TrainingState) -> None:

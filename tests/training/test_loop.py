@@ -60,6 +60,16 @@ def test_a_run_shows_itself(whole_run):
     assert len(re.findall(r"/0\.096 kimg  D \d", log)) == 12
 
 
+def test_every_start_is_written_down_with_its_data_and_machine(tmp_path):
+    for total_kimg in (0.016, 0.024):
+        assert train(tiny(train={"total_kimg": total_kimg}), tmp_path, CPU) is None
+    first, second = map(json.loads, (tmp_path / "starts.jsonl").read_text().splitlines())
+    assert (first["nimg"], second["nimg"]) == (0, 16)
+    assert (first["data"]["title"], first["data"]["images"]) == ("faces:64", 64)
+    assert (first["data"]["held_out"], second["data"]) == (0, first["data"])
+    assert (first["ranks"], first["device"], first["torch"]) == (1, "cpu", torch.__version__)
+
+
 def test_statistics_hold_every_step_that_was_asked_for(whole_run):
     lines = statistics(whole_run)
     assert [line["nimg"] for line in lines] == list(range(8, 104, 8))

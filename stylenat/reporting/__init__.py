@@ -1,0 +1,1 @@
+"""`stylenat report`: what training runs wrote, as one HTML page that needs no other file."""
