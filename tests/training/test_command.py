@@ -60,7 +60,7 @@ def test_memory_estimate_of_frozen_parts_has_neither_gradients_nor_moments():
         (["train.r1_every=0"], "r1_every must be at least 1: 0"),
         (["train.sample_grid=[0,4]"], "sample_grid must be columns and rows"),
         (["train.precision=float8"], "train.precision must be float32 or bfloat16"),
-        (["metrics.names=[fidd]"], "unknown metric 'fidd'; choose from fid, kid, pr, swd"),
+        (["metrics.names=[fidd]"], "unknown metric 'fidd'; choose from fid, kid, pr, dc, mind"),
         (["metrics.names=[fid]", "metrics.num=8"], "pt_inception-2015-12-05-6726825d.pth"),
     ],
 )
