@@ -27,6 +27,7 @@ from stylenat.files import replacing, sha256_of, user_path
 from stylenat.models import Generator
 from stylenat.models.attention import HydraAttention
 from stylenat.models.pixels import quantized
+from stylenat.precision import readable_tf32
 
 FORMAT = 1
 # The names of a network's inputs, and of its output.
@@ -158,7 +159,7 @@ def _save(
     for name, (module, inputs) in _networks(generator, uint8=uint8).items():
         path = folder / f"{name}{suffix}"
         names = (list(inputs), output if name == "synthesis" else "w")
-        with replacing(path) as temporary:
+        with replacing(path) as temporary, readable_tf32():
             write(_program(module, inputs), names, temporary)
         files[name] = {
             "file": path.name,

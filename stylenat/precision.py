@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -48,6 +49,23 @@ def without_tf32() -> Iterator[None]:
     """Within the block float32 is float32 throughout, whatever the program has set."""
     before = [switch.fp32_precision for switch in _switches()]
     set_tf32(allowed=False)
+    try:
+        yield
+    finally:
+        for switch, precision in zip(_switches(), before, strict=True):
+            switch.fp32_precision = precision
+
+
+@contextmanager
+def readable_tf32() -> Iterator[None]:
+    """Within the block torch.export works, whatever switches of TF32 the program has set.
+
+    It reads PyTorch's older switches, which refuse to be read once a newer one differs from them.
+    """
+    before = [switch.fp32_precision for switch in _switches()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they are old
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:

@@ -13,12 +13,13 @@ import torch
 from click.testing import CliRunner, Result
 
 from ops.neighborhood import HeadGroup
-from stylenat import portable, save_generator
+from stylenat import portable, precision, save_generator
 from stylenat.cli import main
 from stylenat.files import sha256_of
 from stylenat.models import Generator, GeneratorConfig, LevelConfig, Windows
 from stylenat.models.attention import HydraAttention
 from stylenat.portable import largest_difference, save_onnx, save_torch_export
+from tests.sampling.tiny import tiny_generator
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (the extra `export`)")
 onnxruntime = pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed")
@@ -244,3 +245,17 @@ def test_options_that_make_no_sense_together_are_refused(options, sentence):
     result = command("model.safetensors", *options)
     assert result.exit_code == 2
     assert sentence in result.output
+
+
+def test_a_program_that_has_trained_before_can_export(tmp_path):
+    """Training sets TF32, after which torch.export alone would refuse to work."""
+    before = [switch.fp32_precision for switch in precision._switches()]
+    precision.set_tf32(allowed=True)
+    try:
+        save_torch_export(tiny_generator(), tmp_path)
+        after = [switch.fp32_precision for switch in precision._switches()]
+    finally:
+        for switch, value in zip(precision._switches(), before, strict=True):
+            switch.fp32_precision = value
+    assert (tmp_path / "synthesis.pt2").is_file()
+    assert after == ["tf32"] * len(after)

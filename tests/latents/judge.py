@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stylenat.data import draw_face
-from stylenat.latents.perceptual import load_effnet
+from stylenat.latents.perceptual import effnet_file, load_effnet
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = 4  # of EfficientNet; its map has 8x8 cells for an image of 64x64
@@ -43,7 +43,7 @@ class Judge:
     def __init__(self, count: int) -> None:
         labelled = script()
         labelled.SERIES = SERIES
-        self.network = load_effnet()
+        self.network = load_effnet(effnet_file())
         numbers = labelled.chosen(count)
         rows = [labelled.labels_of(number) for number in numbers]
         self.names = list(rows[0])
