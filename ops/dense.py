@@ -7,6 +7,7 @@ in the cache. It also multiplies float32 two to three times as fast as MKL does 
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from ops.neighborhood.derivatives import is_transformed
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
+ROWS = 2048
 PLAIN = (Tensor, torch.nn.Parameter)  # others, such as fake tensors, record what is done to them
 
 
@@ -34,6 +36,24 @@ def linear(
     out = F.linear(x, weight, bias)
     out = F.gelu(out) if gelu else out
     return out if add is None else add + out
+
+
+def by_rows(
+    layers: Callable[[Tensor, Tensor | None], Tensor], x: Tensor, add: Tensor | None
+) -> Tensor:
+    """`layers(x, add)`, of layers that treat each row of the last axis by itself.
+
+    On a CPU without gradients, it takes 2,048 rows at a time: what lies between the layers, which
+    is wider than x, then stays in the cache.
+    """
+    rows = x.numel() // max(x.shape[-1], 1)
+    given = [x] if add is None else [x, add]
+    if rows <= ROWS or torch.is_grad_enabled() or is_watched(*given):
+        return layers(x, add)
+    parts = x.reshape(rows, -1).split(ROWS)
+    adds = [None] * len(parts) if add is None else add.reshape(rows, -1).split(ROWS)
+    out = torch.cat([layers(part, other) for part, other in zip(parts, adds, strict=True)])
+    return out.view(*x.shape[:-1], -1)
 
 
 def product_dtype(x: Tensor) -> torch.dtype:

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.dense import by_rows
 from ops.neighborhood import HeadGroup, neighborhood_attention_2d
 from stylenat.models.layers import Linear
 
@@ -101,4 +102,4 @@ class MLP(nn.Module):
         self.fc2 = Linear(hidden, channels)
 
     def forward(self, x_BHWC: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x_BHWC, gelu=True))
+        return by_rows(lambda x, _: self.fc2(self.fc1(x, gelu=True)), x_BHWC, None)

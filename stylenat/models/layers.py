@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ops.bias_act import bias_act
-from ops.dense import linear
+from ops.dense import by_rows, linear
 from ops.instance_norm import instance_norm
 
 
@@ -132,6 +132,9 @@ class MLP(nn.Module):
         self.fc2 = normal_linear(hidden, channels)
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        return by_rows(self._layers, x, residual)
+
+    def _layers(self, x: Tensor, residual: Tensor | None) -> Tensor:
         return self.fc2(self.fc1(x, gelu=True), add=residual)
 
 

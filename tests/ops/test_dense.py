@@ -107,6 +107,26 @@ def test_what_onednn_does_not_take_goes_step_by_step(monkeypatch, tensors):
     assert not seen
 
 
+@pytest.mark.parametrize("adds", [False, True])
+def test_rows_in_parts_give_what_all_rows_give(adds):
+    x, weight, bias, other = problem(torch.float32, rows=(3, 40, 50))
+    seen = []
+
+    def layers(x, add):
+        seen.append(len(x))
+        return linear(x, weight, bias, gelu=not adds, add=add)
+
+    with torch.no_grad():
+        parts = dense.by_rows(layers, x, other if adds else None)
+    assert seen == [2048, 2048, 1904]
+    with torch.no_grad():
+        whole = layers(x, other if adds else None)
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+    seen.clear()
+    dense.by_rows(layers, x, None)  # gradients are on
+    assert seen == [3]
+
+
 def test_transforms_and_compilers_see_every_step(monkeypatch):
     x, weight, bias, _ = problem(torch.float32)
     seen = calls(monkeypatch)
