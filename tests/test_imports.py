@@ -32,7 +32,7 @@ LAYERS = (
     ("stylenat.distributed",),
     ("stylenat.ending", "stylenat.untrusted", "stylenat.precision", "stylenat.machine"),
     ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices", "stylenat.layout"),
-    ("stylenat.memory",),
+    ("stylenat.memory", "stylenat.copies"),
     ("stylenat.compat",),
     ("ops",),
 )

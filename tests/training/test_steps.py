@@ -12,6 +12,7 @@ import torch
 
 from stylenat.config import TrainConfig
 from stylenat.data.plan import BatchPlan
+from stylenat.training.gradients import trainable
 from stylenat.training.inputs import step_inputs
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import (
@@ -22,7 +23,7 @@ from stylenat.training.state import (
     set_learning_rates,
     update_average,
 )
-from stylenat.training.steps import d_step, g_step, penalty_step, trainable
+from stylenat.training.steps import d_step, g_step, penalty_step
 from tests.training.tiny import tiny
 
 CPU = torch.device("cpu")
