@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stylenat.copies import Later
 from stylenat.ending import hurry, seconds_from
 
 T = TypeVar("T")
@@ -181,23 +182,19 @@ class Largest:
     """
 
     def __init__(self, number: int, device: torch.device) -> None:
-        self.number = torch.tensor(number, device=device)
-        self.arrived: torch.cuda.Event | None = None
+        self.is_on_gpu = device.type == "cuda"
+        numbers = torch.full((), number, device=device)  # `torch.tensor` would copy, and wait
         with _naming_lost_ranks():
-            self.work = dist.all_reduce(self.number, dist.ReduceOp.MAX, async_op=True)
-            if device.type == "cuda":
+            self.work = dist.all_reduce(numbers, dist.ReduceOp.MAX, async_op=True)
+            if self.is_on_gpu:
                 self.work.wait()  # the device's stream waits, not this process
-                self.number = self.number.to("cpu", non_blocking=True)
-                self.arrived = torch.cuda.Event()
-                self.arrived.record()
+        self.number = Later(numbers)  # on a CPU the same memory, to which the answer will come
 
     def read(self) -> int:
         with _naming_lost_ranks():
-            if self.arrived is None:
+            if not self.is_on_gpu:
                 self.work.wait()
-            else:
-                self.arrived.synchronize()
-        return int(self.number)
+            return int(self.number.read())
 
 
 def all_reduce_sum_(tensor: Tensor) -> Tensor:
@@ -208,17 +205,22 @@ def all_reduce_sum_(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def all_reduce_mean_(tensors: Sequence[Tensor]) -> None:
-    """Replace each tensor, on every rank, by its mean over the ranks: one call for all of them."""
-    if world_size() == 1 or not tensors:
-        return
-    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-    with _naming_lost_ranks():
-        dist.all_reduce(flat)
-    flat /= world_size()
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    for tensor, part in zip(tensors, parts, strict=True):
-        tensor.copy_(part.view_as(tensor))
+class Mean:
+    """Replaces a tensor, on every rank, by its mean over the ranks: begun now, there after `wait`.
+
+    Every rank begins the same ones in the same order.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
+        with _naming_lost_ranks():
+            self.work = dist.all_reduce(tensor, async_op=True)
+
+    def wait(self) -> None:
+        """On a GPU the device's stream waits, and not this process."""
+        with _naming_lost_ranks():
+            self.work.wait()
+        self.tensor /= world_size()
 
 
 def all_gather(tensor: Tensor) -> list[Tensor]:

@@ -34,7 +34,7 @@ LAYERS = (
     ("stylenat.ending", "stylenat.untrusted", "stylenat.precision", "stylenat.machine"),
     ("stylenat.hub",),
     ("stylenat.files", "stylenat.text", "stylenat.marks", "stylenat.choices", "stylenat.layout"),
-    ("stylenat.memory", "stylenat.extras"),
+    ("stylenat.memory", "stylenat.copies", "stylenat.extras"),
     ("stylenat.compat",),
     ("ops",),
 )

@@ -19,6 +19,7 @@ from stylenat.augment.color import color_matrices, recolor
 from stylenat.augment.corruptions import add_noise, band_gains, cut_out, filter_images
 from stylenat.augment.draws import Draws, Transforms, draws_at, random_draws
 from stylenat.augment.geometry import inverse_matrices, resample
+from stylenat.copies import to_device
 
 
 def augment(
@@ -95,6 +96,6 @@ def _where_changed(
     if changed_B.all():
         return transform(images, parameters)
     rows = changed_B.nonzero()[:, 0]
-    on_device = rows.to(images.device)
+    on_device = to_device(rows, images.device)
     changed = transform(images.index_select(0, on_device), parameters[rows])
     return images.index_copy(0, on_device, changed)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stylenat.augment.draws import Draws
+from stylenat.copies import to_device
 
 BRIGHTNESS_STD = 0.2
 CONTRAST_STD = 0.5  # in powers of 2
@@ -54,6 +55,6 @@ def hue_rotation(angle_B: Tensor) -> Tensor:
 
 def recolor(images_B3HW: Tensor, matrix_B44: Tensor) -> Tensor:
     """Images whose colours are the given ones times the upper rows of `matrix_B44`."""
-    matrix = matrix_B44.to(images_B3HW)
+    matrix = to_device(matrix_B44, images_B3HW.device, images_B3HW.dtype)
     colors = matrix[:, :3, :3] @ images_B3HW.flatten(2) + matrix[:, :3, 3:]
     return colors.view(images_B3HW.shape)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylenat.augment.draws import Draws
+from stylenat.copies import to_device
 
 BANDS = 4
 FILTER_STD = 1.0  # of a band's gain, in powers of 2
@@ -66,7 +67,8 @@ def filter_images(images_BCHW: Tensor, gains_B4: Tensor) -> Tensor:
 
     Raises ValueError for images with a side that is shorter than the filter reaches.
     """
-    taps_BK = (gains_B4.double() @ filter_bank()).to(images_BCHW)
+    taps_BK = gains_B4.double() @ filter_bank()
+    taps_BK = to_device(taps_BK, images_BCHW.device, images_BCHW.dtype)
     reach = taps_BK.shape[1] // 2
     count, channels, height, width = images_BCHW.shape
     if min(height, width) <= reach:
@@ -92,7 +94,7 @@ def add_noise(images_BCHW: Tensor, noise_B2: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(int(draw * 2**24))
         noise_CHW = torch.randn(images_BCHW.shape[1:], generator=generator)
         maps.append(NOISE_STD * strength * noise_CHW)
-    return images_BCHW + torch.stack(maps).to(images_BCHW)
+    return images_BCHW + to_device(torch.stack(maps), images_BCHW.device, images_BCHW.dtype)
 
 
 def cut_out(images_BCHW: Tensor, centers_B2: Tensor) -> Tensor:
@@ -103,4 +105,4 @@ def cut_out(images_BCHW: Tensor, centers_B2: Tensor) -> Tensor:
         for side, center in zip((width, height), centers_B2.unbind(1), strict=True)
     )
     kept = kept_y[:, None, :, None] | kept_x[:, None, None, :]
-    return images_BCHW * kept.to(images_BCHW)
+    return images_BCHW * to_device(kept, images_BCHW.device, images_BCHW.dtype)

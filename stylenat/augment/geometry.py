@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stylenat.augment.draws import Draws
+from stylenat.copies import to_device
 
 SHIFT = 0.125  # of the side: the largest whole-pixel one, and the deviation of the other
 SCALE_STD = 0.2  # in powers of 2
@@ -91,7 +92,7 @@ def resample(images_BCHW: Tensor, inverse_B33: Tensor) -> Tensor:
     size = (2 * (height + 2 * PAD), 2 * (width + 2 * PAD))
     to_unit = scale(2 / doubled.shape[3], 2 / doubled.shape[2])
     unit_B33 = to_unit @ inverse_B33 @ scale(size[1] / 2, size[0] / 2)
-    theta_B23 = unit_B33[:, :2].to(doubled.device)
+    theta_B23 = to_device(unit_B33[:, :2], doubled.device)
     grid = F.affine_grid(theta_B23, [*doubled.shape[:2], *size], align_corners=False)
     sampled = F.grid_sample(
         doubled, grid, mode="bilinear", padding_mode="zeros", align_corners=False
@@ -121,7 +122,8 @@ def own_margins(padded_BCHW: Tensor, margins_B4: Tensor) -> Tensor:
     x, y = torch.arange(width), torch.arange(height)
     inside_x = (x >= left[:, None]) & (x < width - right[:, None])
     inside_y = (y >= top[:, None]) & (y < height - bottom[:, None])
-    return (inside_y[:, None, :, None] & inside_x[:, None, None, :]).to(padded_BCHW)
+    inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
+    return to_device(inside, padded_BCHW.device, padded_BCHW.dtype)
 
 
 def upsample(images_BCHW: Tensor) -> Tensor:
@@ -146,7 +148,7 @@ def downsample(images_BCHW: Tensor) -> Tensor:
 
 def _taps(like: Tensor) -> Tensor:
     taps = torch.tensor(SYM6, dtype=torch.float64)
-    return (taps / taps.sum()).to(like)
+    return to_device(taps / taps.sum(), like.device, like.dtype)
 
 
 # Matrices [B, 3, 3] of [B] parameters, and two constant ones.

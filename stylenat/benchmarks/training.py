@@ -21,10 +21,11 @@ from stylenat.config import RunConfig
 from stylenat.data.plan import BatchPlan
 from stylenat.models.pixels import from_uint8
 from stylenat.precision import DTYPES, autocast, without_tf32
+from stylenat.training.gradients import trainable
 from stylenat.training.inputs import StepInputs, step_inputs
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import new_state, update_average
-from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step, trainable
+from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step
 
 COLUMNS = (
     "part",

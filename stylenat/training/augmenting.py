@@ -21,6 +21,7 @@ from stylenat.augment.adaptation import (
     update,
 )
 from stylenat.config import TrainConfig
+from stylenat.copies import Later, to_device
 from stylenat.distributed import all_reduce_sum_
 from stylenat.models.pixels import from_rgb, to_rgb
 from stylenat.training.state import TrainingState
@@ -45,7 +46,7 @@ def seen_by_d(
     else:
         draws_B8 = draws_BN[:, :AUGMENT_DRAWS].clone()
         draws_B8[:, 0] = UNFLIPPED
-        rgb = diffaugment.augment(rgb, draws_B8)
+        rgb = diffaugment.augment(rgb, to_device(draws_B8, rgb.device))
     return from_rgb(rgb, space)
 
 
@@ -58,8 +59,9 @@ def record_signs(state: TrainingState, config: TrainConfig, signs: Tensor, count
     """Take in what D said of the `count` real images of all ranks in the step that ends.
 
     A collective of all ranks. The process waits for no device: `adapt` does, when p is adjusted.
+    Their copy begins here, so that `adapt` waits for D's step and not for G's too.
     """
-    state.pending_signs.append((state.step + 1, count, all_reduce_sum_(signs)))
+    state.pending_signs.append((state.step + 1, count, Later(all_reduce_sum_(signs))))
 
 
 def adapt(state: TrainingState, config: TrainConfig) -> None:
@@ -73,7 +75,7 @@ def settle_signs(state: TrainingState, config: TrainConfig) -> None:
     for step, count, signs in state.pending_signs:
         assert state.ada is not None
         before, settings = state.ada, settings_of(config)
-        state.ada = update(before, settings, sign_sum=int(signs), count=count, step=step)
+        state.ada = update(before, settings, sign_sum=int(signs.read()), count=count, step=step)
         if state.ada.p_max_reached and not before.p_max_reached:
             log.warning(
                 "ADA has reached train.ada.p_max, %g: D knows the training images by heart, and "

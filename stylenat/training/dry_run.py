@@ -17,10 +17,11 @@ from stylenat.distributed import run_on_main
 from stylenat.models import Discriminator, Generator
 from stylenat.precision import DTYPES, autocast
 from stylenat.training.classes import with_class_names
+from stylenat.training.gradients import trainable
 from stylenat.training.inputs import StepInputs
 from stylenat.training.start import described, open_training_images, plan_of
 from stylenat.training.state import TrainingState, state_of, trained
-from stylenat.training.steps import d_losses, g_loss, penalty_losses, trainable
+from stylenat.training.steps import d_losses, g_loss, penalty_losses
 from stylenat.training.transfer import plan_transfer
 
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from stylenat.augment.draws import ADA_DRAWS
 from stylenat.config import TrainConfig
+from stylenat.copies import to_device
 from stylenat.data import ImageSource, class_labels
 from stylenat.data.plan import BatchPlan
 from stylenat.precision import DTYPES, autocast
@@ -70,11 +71,11 @@ class HeldOut:
         with unmoved(state.D), autocast(device, DTYPES[config.precision]):
             for part in torch.arange(len(z)).split(self.plan.per_pass):
                 images = {
-                    name: state.G.from_uint8(pixels[part].to(device))
+                    name: state.G.from_uint8(to_device(pixels[part], device))
                     for name, pixels in self.pixels.items()
                 }
-                labels = {name: of[part].to(device) for name, of in self.labels.items()}
-                z_BZ = z[part].to(device)
+                labels = {name: to_device(of[part], device) for name, of in self.labels.items()}
+                z_BZ = to_device(z[part], device)
                 images["generated"] = state.G.forward(z_BZ, labels.get("generated"))
                 for name, image_B3SS in images.items():
                     seen_B3SS = seen_by_d(image_B3SS, draws[part], state, config)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stylenat.augment import AUGMENT_DRAWS
 from stylenat.augment.draws import ADA_DRAWS
+from stylenat.copies import to_device
 from stylenat.data import Batch
 from stylenat.data.plan import BatchPlan
 from stylenat.distributed import share_of
@@ -93,7 +94,7 @@ def step_inputs(
     )
 
     def own(tensor: Tensor) -> Tensor:
-        return plan.own_share(tensor).to(real.device, non_blocking=True)
+        return to_device(plan.own_share(tensor), real.device)
 
     # Drawn last, so that what is drawn above is the same with and without augmentation.
     seen_draws = torch.rand(plan.batch, 3, ADA_DRAWS, generator=generator)
@@ -108,7 +109,7 @@ def step_inputs(
     # Generated images have the classes of random training images: each class as often as there.
     drawn = torch.randint(len(labels.all_N), (2, plan.batch), generator=generator)
     labels_d, labels_g = labels.all_N[drawn]
-    real_labels = labels.real_B.to(real.device, non_blocking=True)
+    real_labels = to_device(labels.real_B, real.device)
     return replace(inputs, real_labels=real_labels, labels_d=own(labels_d), labels_g=own(labels_g))
 
 

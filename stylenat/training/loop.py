@@ -26,20 +26,12 @@ from stylenat.ending import unhurried
 from stylenat.files import check_can_fill
 from stylenat.metrics import Evaluator, Stopped
 from stylenat.models.pixels import from_uint8
-from stylenat.training.augmenting import ada_statistics, adapt
+from stylenat.training.augmenting import adapt
 from stylenat.training.classes import set_class_weight, with_class_names
 from stylenat.training.holdout import HeldOut
 from stylenat.training.inputs import labels_of, step_inputs
 from stylenat.training.outputs import Outputs
-from stylenat.training.report import (
-    Averages,
-    Clock,
-    TrainingBar,
-    lasting_stderr,
-    line_of,
-    logging_to,
-    peak_memory_gb,
-)
+from stylenat.training.report import Clock, TrainingBar, lasting_stderr, logging_to
 from stylenat.training.run_folder import RunFolder
 from stylenat.training.services import Services
 from stylenat.training.start import (
@@ -58,6 +50,7 @@ from stylenat.training.start import (
     warn_of_other_data,
 )
 from stylenat.training.state import set_learning_rates, update_average
+from stylenat.training.statistics import Statistics
 from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step
 from stylenat.training.stopping import StopRequest, stop_signals
 from stylenat.training.watch import Watch
@@ -139,14 +132,15 @@ class Run:
         self.config, self.plan, self.folder = config, plan, folder
         self.evaluate = evaluate
         self.state, self.bar = start.state, bar
-        self.averages, self.clock = Averages(), Clock(start.seconds)
+        self.clock = Clock(start.seconds)
         self.watch = Watch(config, folder, images.trained)
         self.services = Services(config, folder)
         self.outputs = Outputs(config, folder, start.state, self.services, data)
-        self.held_out = None
+        held_out = None
         if images.held_out is not None:
             classes = config.model.classes
-            self.held_out = HeldOut(images.trained, images.held_out, plan, classes)
+            held_out = HeldOut(images.trained, images.held_out, plan, classes)
+        self.statistics = Statistics(config, folder, self.services, bar, self.clock, held_out)
         labels_N = images.labels_N
         self.labels_N = None if labels_N is None else torch.from_numpy(labels_N)
         self.device = next(start.state.G.parameters()).device
@@ -158,26 +152,31 @@ class Run:
         config, state = self.config.train, self.state
         self.catch_up(stop)
         self.clock.restart(state.nimg)
+        is_patient = True  # ranks wait for each other as long as at the start
         while state.nimg < config.total_nimg:
             # Take one step.
             batch = self.next_batch(batches)
             with unhurried():
                 self.step(batch)
-            set_timeout(step_seconds)
+            if is_patient:
+                set_timeout(step_seconds)
+                is_patient = False
 
             # See what is due, and whether to stop.
             is_snapshot, is_evaluation = self.due()
             stopped_by = None if self.is_last else stop.agreed(self.device)
             pauses = is_snapshot or stopped_by is not None
 
-            # Log statistics.
+            # Log statistics: they are written in the next step.
             if pauses or self.has_passed(config.log_every_nimg):
-                self.watch.check()
-                self.log_statistics()
+                self.statistics.begin_line(state)
 
             # Save, show and measure; all ranks wait for the slowest.
             if pauses:
+                self.watch.check()
+                self.statistics.write()
                 set_timeout(START_TIMEOUT_SECONDS)
+                is_patient = True
                 self.save(must_succeed=self.is_last or stopped_by is not None)
                 self.write_outputs(stop, snapshot=is_snapshot, evaluation=is_evaluation)
             if stopped_by is not None:
@@ -191,6 +190,7 @@ class Run:
             return next(batches)
         except (Interrupted, ValueError, OSError):
             # No collective: the others may be in a step that this rank will not take.
+            self.statistics.write()
             if is_main():
                 self.outputs.save_before_an_error(self.clock.seconds)
             raise
@@ -210,7 +210,9 @@ class Run:
         if has_penalty(config) and config.r1_every > 1 and state.step % config.r1_every == 0:
             losses |= penalty_step(state, inputs, config)
         losses |= g_step(state, inputs, config)
-        self.averages.add(losses)
+        # What the step before has left to be read is on the host by now.
+        self.statistics.write()
+        self.statistics.add(losses)
         self.watch.record(state.step, losses)
 
         state.step += 1
@@ -235,31 +237,6 @@ class Run:
         """Whether the last step reached a multiple of `every_nimg` images."""
         nimg, batch = self.state.nimg, self.plan.batch
         return nimg // every_nimg > (nimg - batch) // every_nimg
-
-    def log_statistics(self) -> None:
-        """Write one line to stats.jsonl, the log, the bar and the services."""
-        state = self.state
-        if self.held_out is not None:
-            self.averages.add(self.held_out.logits(state, self.config.train))
-        means = self.averages.take()
-        speed = self.clock.lap(state.nimg)
-        entry = {
-            "step": state.step,
-            "nimg": state.nimg,
-            **means,
-            **ada_statistics(state),
-            "lr_g": state.optimizer_g.param_groups[0]["lr"],
-            "lr_d": state.optimizer_d.param_groups[0]["lr"],
-            "images_per_second": speed,
-            "seconds": self.clock.seconds,
-            "memory_gb": peak_memory_gb(self.device),
-        }
-        line = line_of(entry, self.config.train.total_nimg)
-        self.bar.show(state.nimg, text=line.split("  ", 1)[1].rsplit("  ", 1)[0])
-        log.debug(line)
-        if is_main():
-            self.folder.append_stats(entry)
-            self.services.add(entry)
 
     def save(self, *, must_succeed: bool) -> None:
         seconds = self.clock.seconds

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from stylenat import layout
+from stylenat.copies import Later
 from stylenat.distributed import all_reduce_sum_, is_main
 from stylenat.files import LastingFile, LastingStream
 from stylenat.progress import Bar
@@ -42,16 +43,29 @@ class Averages:
             self.sums[name] = self.sums.get(name, 0) + number
             self.counts[name] = self.counts.get(name, 0) + count
 
-    def take(self) -> dict[str, float]:
+    def take(self) -> Means:
         """The means since the last time, over all ranks. A collective: every rank must call."""
         if not self.sums:
-            return {}
+            return Means([], None)
         totals = torch.stack([*self.sums.values(), *self.counts.values()])
-        sums, counts = all_reduce_sum_(totals).view(2, -1).tolist()
-        named = zip(self.sums, sums, counts, strict=True)
-        means = {name: total / count for name, total, count in named if count}
+        means = Means(list(self.sums), Later(all_reduce_sum_(totals)))
         self.sums, self.counts = {}, {}
         return means
+
+
+class Means:
+    """Means that are on their way from the device: sums and counts, by name."""
+
+    def __init__(self, names: list[str], totals: Later | None) -> None:
+        self.names, self.totals = names, totals
+
+    def read(self) -> dict[str, float]:
+        """The means, without those of which no value was finite."""
+        if self.totals is None:
+            return {}
+        sums, counts = self.totals.read().view(2, -1).tolist()
+        named = zip(self.names, sums, counts, strict=True)
+        return {name: total / count for name, total, count in named if count}
 
 
 @contextmanager

@@ -241,8 +241,15 @@ def described_start(
 
 
 def prepare_torch(config: RunConfig, state: TrainingState) -> None:
-    """Set TF32 for the process, and compile the networks, as the config says."""
+    """Set TF32 for the process, and compile the networks, as the config says.
+
+    On a GPU, cuDNN also measures its algorithms for each new shape of a convolution, and keeps the
+    fastest. Shapes stay the same throughout a run, but not those of ADA: it changes other images
+    in each step.
+    """
     set_tf32(allowed=config.train.tf32)
+    if state.G.const.device.type == "cuda":
+        torch.backends.cudnn.benchmark = config.train.augment != "ada"
     if config.train.compile:
         # A compiled pass would keep the singular vectors for its backward pass without a copy, and
         # the next pass changes them in place before that.

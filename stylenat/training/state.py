@@ -11,6 +11,7 @@ import torch
 
 from stylenat.augment.adaptation import AdaptiveState
 from stylenat.config import RunConfig, TrainConfig
+from stylenat.copies import Later
 from stylenat.models import Discriminator, Generator
 from stylenat.training.freezing import (
     stop_vectors,
@@ -36,7 +37,7 @@ class TrainingState:
     nimg: int = 0
     ada: AdaptiveState | None = None  # None unless `train.augment` is ada
     # Of the steps since `ada` was brought up to date: step, images, sum of D's signs on all ranks.
-    pending_signs: list[tuple[int, int, torch.Tensor]] = field(default_factory=list)
+    pending_signs: list[tuple[int, int, Later]] = field(default_factory=list)
 
     def state_dict(self) -> dict[str, Any]:
         """State dicts and plain numbers: all that the next step depends on beside the config."""

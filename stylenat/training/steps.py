@@ -11,8 +11,7 @@ depend on D's weights alone, so that neither images nor losses can spoil them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from stylenat.augment import augment
 from stylenat.config import TrainConfig
-from stylenat.distributed import all_reduce_mean_, world_size
+from stylenat.distributed import world_size
 from stylenat.losses import (
     consistency_loss,
     gradient_penalty,
@@ -31,6 +30,7 @@ from stylenat.losses import (
 )
 from stylenat.precision import DTYPES, autocast
 from stylenat.training.augmenting import record_signs, seen_by_d, sum_of_signs
+from stylenat.training.gradients import Gradients
 from stylenat.training.inputs import StepInputs
 from stylenat.training.state import TrainingState, trained
 
@@ -44,9 +44,8 @@ def d_step(
     """D's step: the adversarial loss, and consistency under `augment(images, draws)`."""
     D, totals = state.D, Totals()
     signs = torch.zeros((), dtype=torch.int64, device=inputs.real.device)
-    with trainable(trained(state.optimizer_d)):
-        parts = list(inputs.parts())
-        for part in parts:
+    with Gradients(trained(state.optimizer_d), passes=inputs.passes) as gradients:
+        for part in inputs.parts():
             with autocast(part.real.device, DTYPES[config.precision]):
                 losses = d_losses(state, part, config, augment)
             signs += losses.pop("real_signs")
@@ -55,9 +54,9 @@ def d_step(
                 penalties = penalty_losses(state, part, config)
                 loss = loss + weighted_penalty(penalties, config)
                 losses |= penalties
-            (loss / len(parts)).backward()
+            gradients.add_of(loss)
             totals.add(losses, loss)
-        grad_norm = average_gradients(D, totals.loss)
+        grad_norm = gradients.average(totals.loss)
         if config.grad_clip_d is not None:
             nn.utils.clip_grads_with_norm_(D.parameters(), config.grad_clip_d, grad_norm)
         step_if_finite(state.optimizer_d, grad_norm)
@@ -96,15 +95,14 @@ def d_losses(
 
 def penalty_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
     """D's gradient penalty as a step of its own, which counts for `r1_every` steps."""
-    D, totals = state.D, Totals()
-    with trainable(trained(state.optimizer_d)):
-        parts = list(inputs.parts())
-        for part in parts:
+    totals = Totals()
+    with Gradients(trained(state.optimizer_d), passes=inputs.passes) as gradients:
+        for part in inputs.parts():
             penalties = penalty_losses(state, part, config)
             loss = config.r1_every * weighted_penalty(penalties, config)
-            (loss / len(parts)).backward()
+            gradients.add_of(loss)
             totals.add(penalties, loss)
-        grad_norm = average_gradients(D, totals.loss)
+        grad_norm = gradients.average(totals.loss)
         step_if_finite(state.optimizer_d, grad_norm)
     return {**totals.means(), "grad_norm_penalty": grad_norm}
 
@@ -139,15 +137,14 @@ def weighted_penalty(penalties: Losses, config: TrainConfig) -> Tensor:
 
 def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
     """G's step. Of D, only the vectors of its spectral norm change."""
-    G, totals = state.G, Totals()
-    with trainable(trained(state.optimizer_g)):
-        parts = list(inputs.parts())
-        for part in parts:
+    totals = Totals()
+    with Gradients(trained(state.optimizer_g), passes=inputs.passes) as gradients:
+        for part in inputs.parts():
             with autocast(part.real.device, DTYPES[config.precision]):
                 loss = g_loss(state, part, config)
-            (loss / len(parts)).backward()
+            gradients.add_of(loss)
             totals.add({"loss_g": loss}, loss)
-        grad_norm = average_gradients(G, totals.loss)
+        grad_norm = gradients.average(totals.loss)
         step_if_finite(state.optimizer_g, grad_norm)
     return {**totals.means(), "grad_norm_g": grad_norm}
 
@@ -161,40 +158,6 @@ def g_loss(state: TrainingState, part: StepInputs, config: TrainConfig) -> Tenso
         return logistic_g_loss(fake_logits)
     real = seen_by_d(part.real, part.draws_of("real"), state, config)
     return relativistic_g_loss(state.D(real, part.real_labels).float(), fake_logits)
-
-
-@contextmanager
-def trainable(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Within the block the parameters collect gradients, which are removed after it."""
-    parameters = list(parameters)
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-            parameter.grad = None
-
-
-def average_gradients(network: nn.Module, loss: Tensor) -> Tensor:
-    """Replace each gradient by its mean over the ranks, and return the norm of all of them.
-
-    The norm is not finite if a loss or a gradient of some rank is not. A parameter that the loss
-    does not reach gets the gradient 0, so that Adam counts the step, as in the published R1. Frozen
-    parameters have none.
-    """
-    gradients = []
-    for parameter in network.parameters():
-        if not parameter.requires_grad:
-            continue
-        if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        gradients.append(parameter.grad)
-    # The loss is sent with the gradients, so that no rank waits a second time.
-    loss = loss.detach().to(gradients[0].dtype).reshape(1)
-    all_reduce_mean_([*gradients, loss])
-    return nn.utils.get_total_norm(gradients) + 0 * loss.squeeze()
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:

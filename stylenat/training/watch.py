@@ -1,7 +1,7 @@
 """Writes down the steps that were not taken, because a loss or gradient was NaN or infinite.
 
-The optimizers decide on the device (`step_if_finite`). Here the same norms are read. On a GPU that
-is one step later, so that the process never waits for the step that it has just started.
+The optimizers decide on the device (`step_if_finite`). Here the same norms are read, one step
+later, so that the process never waits for the step that it has just started.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stylenat.config import RunConfig
+from stylenat.copies import Later
 from stylenat.data import ImageSource
 from stylenat.data.loader import training_samples
 from stylenat.distributed import all_gather, is_main
@@ -30,8 +31,7 @@ class _Step:
 
     step: int
     losses: dict[str, Tensor]
-    is_taken: Tensor  # on the CPU, once `arrived` has passed
-    arrived: torch.cuda.Event | None
+    is_taken: Later
 
 
 class Watch:
@@ -43,20 +43,13 @@ class Watch:
         self.pending: _Step | None = None
 
     def record(self, step: int, losses: dict[str, Tensor]) -> None:
-        """Take in what step `step` reported, and look at the one before; on a CPU, at both.
+        """Take in what step `step` reported, and look at the one before.
 
         A collective of all ranks. Raises ValueError as `check` does.
         """
         self.check()
         norms = [loss for name, loss in losses.items() if name.startswith("grad_norm")]
-        is_taken = torch.stack(norms).isfinite().all().to("cpu", non_blocking=True)
-        arrived = None
-        if norms[0].is_cuda:
-            arrived = torch.cuda.Event()
-            arrived.record()
-        self.pending = _Step(step, losses, is_taken, arrived)
-        if arrived is None:
-            self.check()
+        self.pending = _Step(step, losses, Later(torch.stack(norms).isfinite().all()))
 
     def check(self) -> None:
         """Look at the last step, if that has not been done.
@@ -67,9 +60,7 @@ class Watch:
         reported, self.pending = self.pending, None
         if reported is None:
             return
-        if reported.arrived is not None:
-            reported.arrived.synchronize()
-        if reported.is_taken:
+        if reported.is_taken.read():
             self.in_a_row = 0
             return
         self.in_a_row += 1

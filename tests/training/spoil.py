@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from stylenat.distributed import all_gather, process_group, rank, world_size
-from stylenat.models import Generator
 from stylenat.training import loop, steps
+from stylenat.training.gradients import Gradients
+from stylenat.training.state import trained
 from tests.training.tiny import tiny
 
 LOSSES = {"d": "d_losses", "penalty": "penalty_losses", "g": "g_loss"}
@@ -40,15 +41,18 @@ def spoiled_loss(function: Callable[..., Any], value: float) -> Callable[..., An
 
 
 def spoiled_gradient(
-    value: float, kind: type[torch.nn.Module], average=steps.average_gradients
+    value: float, of: torch.optim.Optimizer | None = None, average=Gradients.average
 ) -> Callable[..., Any]:
-    """One number of this rank's gradient is `value`, of such networks; the loss stays as it is."""
+    """One number of this rank's gradient is `value`; the loss stays as it is.
 
-    def spoiled(network: torch.nn.Module, loss: torch.Tensor) -> torch.Tensor:
-        if isinstance(network, kind):
-            last = [p for p in network.parameters() if p.grad is not None][-1]
+    With `of`, only in gradients of the parameters that this optimizer moves.
+    """
+
+    def spoiled(gradients: Gradients, loss: torch.Tensor) -> torch.Tensor:
+        if of is None or gradients.parameters[0] is trained(of)[0]:
+            last = [p for p in gradients.parameters if p.grad is not None][-1]
             last.grad.view(-1)[0] = value
-        return average(network, loss)
+        return average(gradients, loss)
 
     return spoiled
 
@@ -63,13 +67,13 @@ def main() -> None:
             before.update(copy.deepcopy(state.state_dict()))
             if rank() == 1:
                 steps.d_losses = spoiled_loss(steps.d_losses, math.nan)
-                steps.average_gradients = spoiled_gradient(math.inf, Generator)
+                Gradients.average = spoiled_gradient(math.inf, of=state.optimizer_g)
         if state.step == 4:
             check_unchanged(before, state.state_dict())
-            steps.d_losses, steps.average_gradients = originals
+            steps.d_losses, Gradients.average = originals
         return real_d_step(state, *arguments)
 
-    originals = steps.d_losses, steps.average_gradients
+    originals = steps.d_losses, Gradients.average
     loop.d_step = d_step
     with process_group(cpu):
         assert world_size() == 2

@@ -94,8 +94,8 @@ def test_d_s_step_counts_the_signs_of_all_its_passes():
     steps.d_step(state, dataclasses.replace(inputs, passes=2), config)
     ((step, count, signs),) = state.pending_signs
     assert (step, count) == (1, 8)
-    assert abs(int(signs)) <= 8
-    assert int(signs) % 2 == 0  # eight signs, none of them 0
+    assert abs(int(signs.read())) <= 8
+    assert int(signs.read()) % 2 == 0  # eight signs, none of them 0
 
 
 def test_the_ceiling_is_warned_of_once(caplog):

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from stylenat.data import open_images
 from stylenat.data.loader import training_samples
 from stylenat.training import steps
 from stylenat.training.checkpoint import checkpoints, load_checkpoint
+from stylenat.training.gradients import Gradients
 from stylenat.training.loop import train
 from stylenat.training.report import Averages
 from stylenat.training.steps import d_step, g_step, penalty_step
@@ -50,7 +50,7 @@ def test_a_step_that_is_not_finite_changes_nothing(trained, monkeypatch, name, w
     before = copy.deepcopy(state.state_dict())
     with monkeypatch.context() as patch:
         if where == "gradient":
-            patch.setattr(steps, "average_gradients", spoiled_gradient(value, nn.Module))
+            patch.setattr(Gradients, "average", spoiled_gradient(value))
         else:
             loss = spoiled_loss(getattr(steps, LOSSES[name]), value * 1e30)
             patch.setattr(steps, LOSSES[name], loss)
@@ -94,7 +94,7 @@ def test_averages_leave_out_what_is_not_finite():
     averages = Averages()
     for value in (1.0, math.nan, 3.0):
         averages.add({"a": torch.tensor(value), "b": torch.tensor(math.inf)})
-    assert averages.take() == {"a": 2.0}
+    assert averages.take().read() == {"a": 2.0}
 
 
 # In a run

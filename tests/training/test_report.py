@@ -22,10 +22,10 @@ def test_averages_are_means_since_the_last_time():
     averages = Averages()
     averages.add({"a": torch.tensor(1.0), "b": torch.tensor(5.0)})
     averages.add({"a": torch.tensor(2.0)})
-    assert averages.take() == {"a": 1.5, "b": 5.0}
+    assert averages.take().read() == {"a": 1.5, "b": 5.0}
     averages.add({"a": torch.tensor(4.0)})
-    assert averages.take() == {"a": 4.0}
-    assert averages.take() == {}
+    assert averages.take().read() == {"a": 4.0}
+    assert averages.take().read() == {}
 
 
 def test_clock_leaves_out_what_was_no_training(monkeypatch):

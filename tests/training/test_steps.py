@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 
 from stylenat.config import TrainConfig
 from stylenat.data.plan import BatchPlan
+from stylenat.training.gradients import trainable
 from stylenat.training.inputs import step_inputs
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import (
@@ -22,10 +24,11 @@ from stylenat.training.state import (
     set_learning_rates,
     update_average,
 )
-from stylenat.training.steps import d_step, g_step, penalty_step, trainable
+from stylenat.training.steps import d_step, g_step, penalty_step
 from tests.training.tiny import tiny
 
 CPU = torch.device("cpu")
+CUDNN = {"conv": torch.backends.cudnn.conv}
 
 
 def state_and_inputs(batch: int = 8, **train: object) -> tuple:
@@ -228,6 +231,20 @@ def test_tf32_is_what_the_config_says(tf32_switches, tf32, precision):
     config = tiny(train={"tf32": tf32})
     prepare_torch(config, new_state(config, CPU))
     assert [switch.fp32_precision for switch in tf32_switches] == [precision] * 2
+
+
+@pytest.mark.parametrize(
+    ("device", "augment", "expected"),
+    [("cpu", "none", "as before"), ("cuda", "none", True), ("cuda", "ada", False)],
+)
+def test_cudnn_measures_its_algorithms_on_a_gpu_with_fixed_shapes(
+    tf32_switches, monkeypatch, device, augment, expected
+):
+    """A program on a CPU keeps its own setting; ADA's shapes differ from step to step."""
+    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(**CUDNN, benchmark="as before"))
+    state = SimpleNamespace(G=SimpleNamespace(const=SimpleNamespace(device=torch.device(device))))
+    prepare_torch(tiny(train={"augment": augment}), state)
+    assert torch.backends.cudnn.benchmark == expected
 
 
 def test_compiled_networks_leave_the_penalty_to_eager_mode(monkeypatch):
