@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
+from typing import Any
 
 from stylenat.explorer.gallery import Gallery
 from stylenat.explorer.runtime import FILES, NOTICE, runtime_files
 from stylenat.explorer.serving import PAGE, page_files
 from stylenat.files import replacing, user_path
+from stylenat.hub import is_hub_name
 from stylenat.portable import save_onnx
+from stylenat.text import shell_word
 
 ENGINE = '<meta name="stylenat-engine" content="server">'
 # ONNX Runtime compiles WebAssembly. A host adds no headers, so the page says what it may load.
@@ -39,7 +43,7 @@ def write_static(
             written[PAGE] = text.replace(ENGINE, STATIC_ENGINE).encode()
         else:
             written[f"page/{name}"] = data
-    written["explorer.json"] = json.dumps(gallery.about()).encode()
+    written["explorer.json"] = json.dumps(_without_folders(gallery.about())).encode()
     for number in range(len(gallery.files)):
         place = folder / "models" / str(number)
         save_onnx(gallery.model(number).generator, place, uint8=True, half=half)
@@ -50,3 +54,21 @@ def write_static(
         with replacing(path) as temporary:
             temporary.write_bytes(data)
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _without_folders(about: dict[str, Any]) -> dict[str, Any]:
+    """What a page says of its files, by their names: a page that others see tells no path of this
+    machine. Names on the Hub are nobody's folders."""
+    models = [{**model, "word": _last_part(model["word"])} for model in about["models"]]
+    directions = about["directions_word"]
+    return {
+        **about,
+        "models": models,
+        "directions_word": None if directions is None else _last_part(directions),
+    }
+
+
+def _last_part(word: str) -> str:
+    """The name of a file, from its path as a shell takes it."""
+    (path,) = shlex.split(word)
+    return word if is_hub_name(path) else shell_word(Path(path).name)

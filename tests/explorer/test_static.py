@@ -94,6 +94,15 @@ def test_the_page_says_what_it_lacks_without_a_server(open_page, site):
     assert "no server that could look for the style" in page.page.inner_text("#error")
 
 
+def test_no_file_of_the_page_names_a_folder_of_this_machine(folder, models):
+    texts = [path for path in folder.rglob("*") if path.suffix in (".json", ".html", ".js")]
+    assert any(path.name == "explorer.json" for path in texts)
+    for path in texts:
+        assert str(models[0].parent) not in path.read_text(), path
+    about = json.loads((folder / "explorer.json").read_text())
+    assert [model["word"] for model in about["models"]][:2] == [path.name for path in models[:2]]
+
+
 def test_two_models_stand_side_by_side_and_dragging_moves_both(open_page, site, generators):
     page = open_page(f"{site}#x=1&beside=1")
     for pane in (0, 1):
