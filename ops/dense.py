@@ -46,9 +46,12 @@ def by_rows(
     On a CPU without gradients, it takes 2,048 rows at a time: what lies between the layers, which
     is wider than x, then stays in the cache.
     """
-    rows = x.numel() // max(x.shape[-1], 1)
     given = [x] if add is None else [x, add]
-    if rows <= ROWS or torch.is_grad_enabled() or is_watched(*given):
+    # Nobody who watches may see a question about the rows: its answer would become a constraint.
+    if is_watched(*given) or torch.is_grad_enabled():
+        return layers(x, add)
+    rows = x.numel() // max(x.shape[-1], 1)
+    if rows <= ROWS:
         return layers(x, add)
     parts = x.reshape(rows, -1).split(ROWS)
     adds = [None] * len(parts) if add is None else add.reshape(rows, -1).split(ROWS)

@@ -143,6 +143,25 @@ def test_transforms_and_compilers_see_every_step(monkeypatch):
     assert not seen
 
 
+def test_a_program_with_parts_takes_any_batch():
+    x, weight, bias, _ = problem(torch.float32, rows=(2, 50, 50))
+    layer = _Layer(weight, bias)
+
+    class Parts(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, x):
+            return dense.by_rows(lambda x, _: self.layer(x), x, None)
+
+    with torch.no_grad():
+        dynamic = {"x": {0: torch.export.Dim("batch", min=1, max=64)}}
+        program = torch.export.export(Parts(), (x,), dynamic_shapes=dynamic)
+        one = program.module()(x[:1])
+        torch.testing.assert_close(one, layer(x[:1]), rtol=1e-5, atol=1e-5)
+
+
 class _Layer(torch.nn.Module):
     def __init__(self, weight, bias):
         super().__init__()
