@@ -89,6 +89,14 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
                 NETWORKS,
             ),
         ),
+        "memory_format": (
+            task(
+                "tools.memory_format configs/ffhq256.yaml --batch 32 --precision bfloat16 "
+                "--device cuda",
+                NETWORKS,
+            ),
+            task("tools.memory_format configs/ffhq256.yaml --batch 32 --device cuda", NETWORKS),
+        ),
         "backbones": (task(f"{bench.format('backbones')} --batch 1,8,64", NETWORKS),),
         "profile": (
             task(f"{profile.format('generator')} --batch 1,64", NETWORKS),
@@ -112,11 +120,11 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
 
 
 def _gpu_tests() -> tuple[Task, ...]:
-    """The tests marked gpu: the operations, the augmentations, the backbones and the drop-in."""
+    """The tests marked gpu: the operations, augmentations, training, backbones and the drop-in."""
     needs = ("pytest", *TRAINING)
     return (
         task("pytest -m gpu -q -rfE --durations=5 tests/ops", PYTEST),
-        task("pytest -m gpu -q -rfE tests/augment", needs),
+        task("pytest -m gpu -q -rfE tests/augment tests/training", needs),
         task("pytest -m gpu -q -rfE tests/backbones tests/compat", needs),
     )
 
@@ -138,6 +146,11 @@ def _tiny_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
         "generator": (task(f"{bench.format('generator')} {tiny} --batch 1,2", NETWORKS),),
         "training": (
             task(f"{bench.format('training')} {tiny} --resolution 8 --batch 4", NETWORKS),
+        ),
+        "memory_format": (
+            task(
+                "tools.memory_format configs/faces32.yaml --side 8 --batch 4 --repeats 1", NETWORKS
+            ),
         ),
         "backbones": (),  # its networks have no tiny size
         "profile": (
