@@ -9,7 +9,7 @@ check: ## lint, format, types and tests: what CI runs
 test:
 	scripts/test.sh
 
-bench: setup ## the speed tables
+bench: setup ## the tables of speed and of scores
 	$(ENV)/bin/stylenat bench op --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench tokens --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench generator --outdir results/benchmarks
@@ -17,6 +17,8 @@ bench: setup ## the speed tables
 	$(ENV)/bin/stylenat bench training --resolution 32 --batch 2 --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench backbones --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench data --outdir results/benchmarks
+	$(ENV)/bin/python -m tools.score_table results/faces64/model.safetensors --data faces:20000 \
+		--out results/faces64/all-scores.json
 
 format: setup
 	$(ENV)/bin/python -m ruff check --fix .
