@@ -57,6 +57,7 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
     op, tokens = bench.format("op"), bench.format("tokens")
     sampling, training = bench.format("generator"), bench.format("training")
     profile = "stylenat bench {} --device cuda --profile --repeats 3"
+    formats = "tools.memory_format configs/ffhq256.yaml --batch 32 --device cuda"
     faces = f"{work}/faces64.zip"
     return {
         "doctor": (task("stylenat doctor", COMMAND),),
@@ -90,12 +91,8 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
             ),
         ),
         "memory_format": (
-            task(
-                "tools.memory_format configs/ffhq256.yaml --batch 32 --precision bfloat16 "
-                "--device cuda",
-                NETWORKS,
-            ),
-            task("tools.memory_format configs/ffhq256.yaml --batch 32 --device cuda", NETWORKS),
+            task(f"{formats} --precision bfloat16", NETWORKS),
+            task(formats, NETWORKS),
         ),
         "backbones": (task(f"{bench.format('backbones')} --batch 1,8,64", NETWORKS),),
         "profile": (

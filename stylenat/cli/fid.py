@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from stylenat.choices import FILTERS, METRICS_IN_WORDS, MODES
-from stylenat.cli.options import COMPILE, DEVICE, DTYPE, SNAPSHOT, TRUNC, ModelName, UserPath
+from stylenat.cli.options import (
+    COMPILE,
+    DEVICE,
+    DTYPE,
+    SNAPSHOT,
+    TRUNC,
+    ModelName,
+    UserPath,
+    check_outputs,
+)
 
 if TYPE_CHECKING:
     from stylenat.metrics import Protocol, Scores
@@ -128,17 +137,12 @@ def fid(
     Under torchrun, all processes share the work. The scores do not depend on their number.
     """
     from stylenat.distributed import is_main, pick_device, process_group
-    from stylenat.files import check_can_write, refuse_overwriting
     from stylenat.hub import is_hub_name
     from stylenat.memory import keep_freed_memory
     from stylenat.metrics import protocol_of
-    from stylenat.metrics.nearest import write_realism_sheet
     from stylenat.sampling import DTYPES, is_model, model_file
 
-    for path in (rank, out):
-        if path is not None:
-            refuse_overwriting(path, model, given["data"], given["weights"], given["reference"])
-            check_can_write(path)
+    check_outputs(rank, out, inputs=(model, *map(given.get, ("data", "weights", "reference"))))
     keep_freed_memory()
     if is_hub_name(model):  # once: a branch may move while the scores are measured
         model = str(model_file(model))
@@ -160,16 +164,22 @@ def fid(
             "tell": click.echo if is_main() else lambda _: None,
         }
         content, lines, cautions = _measured(model, protocol, per_class=per_class, **settings)
-        if rank is not None:
-            # The sheet is made in float32.
-            del settings["dtype"], settings["compiled"]
-            lines += write_realism_sheet(model, protocol, rank, **settings)
+        lines += [] if rank is None else _ranked(model, protocol, rank, **settings)
         if is_main():
             file = model_file(model, which=snapshot) if is_model(model) else None
             click.echo("\n".join(lines))
             for caution in cautions:
                 click.echo(f"caution: {caution}", err=True)
             _write(content, model, file, out)
+
+
+def _ranked(
+    model: str, protocol: Protocol, path: Path, *, dtype: Any, compiled: bool, **settings: Any
+) -> list[str]:
+    """Write the sheet of `--rank`, whose images are made in float32 and without compilation."""
+    from stylenat.metrics.nearest import write_realism_sheet
+
+    return write_realism_sheet(model, protocol, path, **settings)
 
 
 def _measured(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from stylenat.choices import FILTERS, MODES, SPACES
-from stylenat.cli.options import DEVICE, SNAPSHOT, TRUNC, ModelName, UserPath
+from stylenat.cli.options import DEVICE, SNAPSHOT, TRUNC, ModelName, UserPath, check_outputs
 
 
 @click.command()
@@ -110,7 +111,7 @@ def nearest(
     first that are most suspicious. MODEL is what `stylenat fid` takes.
     """
     from stylenat.distributed import pick_device
-    from stylenat.files import check_can_write, refuse_overwriting, replacing
+    from stylenat.files import replacing
     from stylenat.latents.pictures import check_png
     from stylenat.memory import keep_freed_memory
     from stylenat.metrics import protocol_of
@@ -119,10 +120,7 @@ def nearest(
     from stylenat.sampling import save_sheet
 
     check_png(sheet)
-    for path in (sheet, out):
-        if path is not None:
-            refuse_overwriting(path, model, given["data"], given["weights"])
-            check_can_write(path)
+    check_outputs(sheet, out, inputs=(model, given["data"], given["weights"]))
     keep_freed_memory()
     given = {name: value for name, value in given.items() if value is not None}
     looks = look(
@@ -139,20 +137,25 @@ def nearest(
         tell=click.echo,
     )
     found = nearest_to(looks.images_ND, looks.data_MD)
-    among = share_among_data(looks.data_MD)
     save_sheet(looks.nearest_sheet(found, pairs, columns=4), sheet)
-    count, images = len(looks.images_ND), len(looks.data_MD)
+    numbers = {"share": found.share, "share_among_data": share_among_data(looks.data_MD)}
+    count, of = len(looks.images_ND), len(looks.data_MD)
+    click.echo(_in_words(numbers, count, of))
     click.echo(
-        f"{found.share:.1%} of {count:,} images are nearer to a training image than any other of "
-        f"the {images:,} training images is.\n"
-        f"{among:.1%} are, if one half of the training images is compared with the other half: no "
-        "copies give about that share.\n"
         f"{sheet}: the {min(pairs, count)} most suspicious images, each with the nearest training "
         "image on its right"
     )
     if out is not None:
-        numbers = {"share": found.share, "share_among_data": among}
-        content = {**numbers, "protocol": looks.protocol()}
         with replacing(out) as temporary:
+            content = {**numbers, "protocol": looks.protocol()}
             temporary.write_text(json.dumps(content, indent=2) + "\n")
         click.echo(f"Written to {out}")
+
+
+def _in_words(numbers: Mapping[str, float], count: int, of: int) -> str:
+    return (
+        f"{numbers['share']:.1%} of {count:,} images are nearer to a training image than any other "
+        f"of the {of:,} training images is.\n"
+        f"{numbers['share_among_data']:.1%} are, if one half of the training images is compared "
+        "with the other half: no copies give about that share."
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -221,3 +221,13 @@ def check_together(*options: tuple[str, object]) -> None:
     if missing and len(missing) < len(options):
         raise ValueError(f"{' and '.join(name for name, _ in options)} belong together: "
                          f"{missing[0]} is missing")  # fmt: skip
+
+
+def check_outputs(*paths: Path | None, inputs: Iterable[object]) -> None:
+    """Raises ValueError and OSError for files that would replace an input or cannot be written."""
+    from stylenat.files import check_can_write, refuse_overwriting
+
+    for path in paths:
+        if path is not None:
+            refuse_overwriting(path, *inputs)
+            check_can_write(path)

@@ -30,8 +30,6 @@ from stylenat.sampling import contact_sheet, generate, save_sheet
 
 FEWEST = 4  # of the data: each half needs a nearest other image
 SHEET_IMAGES, SHEET_COLUMNS = 64, 8
-WHOLE = 2**31  # more images than any data set has
-SHEET_IMAGES, SHEET_COLUMNS = 64, 8
 
 
 @dataclass(frozen=True)
