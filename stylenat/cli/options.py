@@ -223,7 +223,7 @@ def check_together(*options: tuple[str, object]) -> None:
                          f"{missing[0]} is missing")  # fmt: skip
 
 
-def check_outputs(*paths: Path | None, inputs: Iterable[object]) -> None:
+def check_outputs(*paths: Path | None, inputs: Iterable[str | Path | None]) -> None:
     """Raises ValueError and OSError for files that would replace an input or cannot be written."""
     from stylenat.files import check_can_write, refuse_overwriting
 
