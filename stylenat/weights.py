@@ -17,6 +17,7 @@ from torch import nn
 from stylenat.distributed import is_main, main_first
 from stylenat.files import cache_folder, private_folder, replacing, sha256_of, user_path
 from stylenat.progress import progress_bar
+from stylenat.text import first_line
 from stylenat.untrusted import load_untrusted
 
 SILENT_SECONDS, ALL_SECONDS = 20, 1200  # for a silent server, and for a whole download
@@ -112,6 +113,21 @@ def read_tensors(weights: VerifiedFile, what: str) -> Any:
         return load_untrusted(weights.path)
     except Exception as error:  # torch.load raises errors of many classes
         raise _no_state_dict(error, weights, what) from error
+
+
+def load_program(weights: VerifiedFile) -> Any:
+    """TorchScript, which `find_weights` has accepted: the only place that loads a program.
+
+    Raises ValueError, naming the file, for one that holds none.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The format is deprecated, but the published files have it.
+            warnings.simplefilter("ignore", FutureWarning)
+            return torch.jit.load(weights.path, map_location="cpu")
+    except (RuntimeError, ValueError) as error:
+        reason = first_line(error)
+        raise ValueError(f"{weights.path} is no TorchScript network: {reason}") from error
 
 
 def fill(network: nn.Module, tensors: Any, weights: VerifiedFile, what: str) -> None:

@@ -374,7 +374,7 @@ FORBIDDEN = {
 }  # fmt: skip
 METHODS = {"extractall", "Unpickler"}
 # One place: the feature networks that are TorchScript, after their hash was looked at.
-PROGRAMS = {"torch.jit.load": "stylenat/metrics/features.py"}
+PROGRAMS = {"torch.jit.load": "stylenat/weights.py"}
 
 
 def dotted(node: ast.expr) -> str:

@@ -9,7 +9,6 @@ Legend: B batch, H height, W width, D features.
 from __future__ import annotations
 
 import importlib
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,8 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylenat.text import first_line
-from stylenat.weights import VerifiedFile, fill, read_tensors
+from stylenat.weights import VerifiedFile, fill, load_program, read_tensors
 
 NETWORK = "pytorch-fid's network"
 SIDE = 299
@@ -51,7 +49,7 @@ class ScriptedInception(nn.Module):
         self, weights: VerifiedFile, *, is_resized: bool, classifies: bool = False
     ) -> None:
         super().__init__()
-        self.network: Any = _load_torchscript(weights)
+        self.network: Any = load_program(weights)
         self.is_resized, self.classifies = is_resized, classifies
 
     def forward(self, images: Tensor) -> Tensor:
@@ -88,19 +86,6 @@ def _load_state_dict(weights: VerifiedFile) -> Any:
     network.Mixed_7b = blocks.FIDInceptionE_1(1280)
     network.Mixed_7c = blocks.FIDInceptionE_2(DIM)
     fill(network, read_tensors(weights, NETWORK), weights, NETWORK)
-    return network
-
-
-def _load_torchscript(weights: VerifiedFile) -> nn.Module:
-    """A program from a file, which `find_weights` has accepted before."""
-    try:
-        with warnings.catch_warnings():
-            # The format is deprecated, but the published files have it.
-            warnings.simplefilter("ignore", FutureWarning)
-            network = torch.jit.load(weights.path, map_location="cpu")
-    except (RuntimeError, ValueError) as error:
-        reason = first_line(error)
-        raise ValueError(f"{weights.path} is no TorchScript network: {reason}") from error
     return network
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections import OrderedDict
 from typing import Any
 
@@ -17,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stylenat.weights import VerifiedFile, fill, read_tensors
+from stylenat.weights import VerifiedFile, fill, load_program, read_tensors
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -176,7 +175,10 @@ def clip(weights: VerifiedFile) -> VisionTransformer:
     ValueError, naming the file, for one that holds no such network.
     """
     what = "CLIP's image encoder"
-    tensors = _script_tensors(weights) if weights.is_published else read_tensors(weights, what)
+    if weights.is_published:
+        tensors: Any = dict(load_program(weights).state_dict())
+    else:
+        tensors = read_tensors(weights, what)
     return _built(tensors, weights, what, is_clip=True)
 
 
@@ -190,12 +192,6 @@ def _built(tensors: Any, weights: VerifiedFile, what: str, *, is_clip: bool) -> 
         raise ValueError(f"{weights.path} is no state dict of {what}: {reason}") from error
     fill(network, tensors, weights, what)
     return network
-
-
-def _script_tensors(weights: VerifiedFile) -> dict[str, Tensor]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the format is deprecated
-        return dict(torch.jit.load(weights.path, map_location="cpu").state_dict())
 
 
 def _as_dinov2(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
