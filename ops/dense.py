@@ -86,10 +86,11 @@ def _has_onednn() -> bool:
 
 
 def is_watched(*tensors: Tensor) -> bool:
-    """Whether PyTorch must see each step of a computation: for a compiler or a transform, or
-    because the tensors are no plain ones on a CPU."""
+    """Whether PyTorch must see each step of a computation: for a compiler, a transform or a mode
+    that counts operations, or because the tensors are no plain ones on a CPU."""
     return bool(
         torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
         or is_transformed()
         or any(type(tensor) not in PLAIN or tensor.device.type != "cpu" for tensor in tensors)
     )

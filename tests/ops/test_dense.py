@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from ops import dense
 from ops.dense import linear
@@ -140,6 +141,15 @@ def test_transforms_and_compilers_see_every_step(monkeypatch):
     names = {str(node.target) for node in program.graph.nodes}
     assert any("aten.linear" in name for name in names)
     assert not any("mkldnn" in name for name in names)
+    assert not seen
+
+
+def test_work_is_counted_as_without_fusion(monkeypatch):
+    x, weight, bias, _ = problem(torch.float32)
+    seen = calls(monkeypatch)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        linear(x, weight, bias, gelu=True)
+    assert counter.get_total_flops() == 2 * x.numel() * len(weight)
     assert not seen
 
 
