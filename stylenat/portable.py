@@ -213,12 +213,13 @@ def _about(generator: Generator) -> dict[str, Any]:
 
 def _program(module: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
-    return torch.export.export(
-        module,
-        tuple(inputs.values()),
-        dynamic_shapes={name: {0: batch} for name in inputs},
-        strict=False,
-    )
+    with readable_tf32():
+        return torch.export.export(
+            module,
+            tuple(inputs.values()),
+            dynamic_shapes={name: {0: batch} for name in inputs},
+            strict=False,
+        )
 
 
 # ONNX

@@ -27,6 +27,12 @@ from stylenat.explorer.session import Image, Session
 LOCAL = (HeadGroup(1, 3, 1),)
 
 
+def in_a_loop(coroutine):
+    """Run it in a thread of its own: Playwright's event loop may run in this one."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result()
+
+
 def large_generator() -> Generator:
     """Random weights, 128x128."""
     torch.manual_seed(5)
@@ -147,7 +153,7 @@ def test_between_levels_questions_are_answered_and_newer_images_seen():
     older, newer = (Image.read(header(identity, 0, 0)) for identity in (1, 2))
     with ThreadPoolExecutor(1) as executor:
         session = Session(Socket(), Levels(), executor)
-        asyncio.run(session._show(older))
+        in_a_loop(session._show(older))
         assert sent == [(1, 4), (5, 1), (1, 4), (1, 0)]
         assert computed == []
 
