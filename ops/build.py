@@ -14,8 +14,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ops.files import cache_folder, take_lock
 
@@ -64,9 +65,14 @@ def build_library(source: Path) -> Path:
     return library
 
 
-def load_library(source: Path) -> ctypes.CDLL:
-    """The library made from `source`. Raises BuildError as `build_library`, and OSError."""
-    return ctypes.CDLL(str(build_library(source)))
+def load_library(source: Path, **arguments: Sequence[Any]) -> ctypes.CDLL:
+    """The library made from `source`, whose functions of these names take these types from ctypes
+    and return nothing. Raises BuildError as `build_library`, and OSError."""
+    library = ctypes.CDLL(str(build_library(source)))
+    for name, types in arguments.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = tuple(types), None
+    return library
 
 
 def why_not(load: Callable[[], object]) -> str | None:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops.neighborhood.derivatives import is_transformed
+from ops.derivatives import is_transformed
 
 FUSED_DTYPES = (torch.float32, torch.bfloat16)
 ROWS = 2048
@@ -62,6 +62,8 @@ def by_rows(
 def product_dtype(x: Tensor) -> torch.dtype:
     """The dtype of a matrix product of x: its own, or that of autocast."""
     device = x.device.type
+    if x.dtype == torch.float64:  # which autocast leaves alone
+        return x.dtype
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return x.dtype

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ops.build import load_library, why_not
 from ops.dense import is_watched, product_dtype
-from ops.neighborhood.derivatives import refuse_tangents
 
 _SOURCE = Path(__file__).parent / "csrc" / "instance_norm.cpp"
 DTYPES = (torch.float32, torch.bfloat16)
@@ -29,12 +28,12 @@ def missing() -> str | None:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = load_library(_SOURCE)
     pointer = ctypes.c_void_p
-    library.instance_norm.argtypes = (pointer, ctypes.c_float, *[pointer] * 6)
-    library.instance_norm_backward.argtypes = (pointer,) * 9
-    library.instance_norm.restype = library.instance_norm_backward.restype = None
-    return library
+    return load_library(
+        _SOURCE,
+        instance_norm=(pointer, ctypes.c_float, *[pointer] * 6),
+        instance_norm_backward=(pointer,) * 9,
+    )
 
 
 def instance_norm(x_BHWC: Tensor, gamma_BC: Tensor, beta_BC: Tensor, *, eps: float) -> Tensor:
@@ -72,7 +71,7 @@ def _is_fused(x_BHWC: Tensor, *styles: Tensor) -> bool:
 
 
 class _Fused(torch.autograd.Function):
-    """The C++. A second derivative goes through `_steps`, which PyTorch can look into."""
+    """The C++. Further derivatives go through `_steps`, which PyTorch can look into."""
 
     @staticmethod
     def forward(
@@ -96,8 +95,7 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, gamma, beta, center, inverse = ctx.saved_tensors
-        refuse_tangents(grad, x, gamma, beta)
-        if torch.is_grad_enabled():  # somebody will differentiate this
+        if torch.is_grad_enabled() or is_watched(grad):  # somebody will differentiate this
             inputs = [tensor for tensor in (x, gamma, beta) if tensor.requires_grad]
             out = _steps(x, gamma, beta, ctx.eps)
             found = iter(torch.autograd.grad(out, inputs, grad.to(out.dtype), create_graph=True))

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops.neighborhood.derivatives import is_transformed
+from ops.derivatives import is_transformed
 
 BINOMIAL = (1.0, 3.0, 3.0, 1.0)
 

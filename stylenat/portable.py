@@ -159,7 +159,7 @@ def _save(
     for name, (module, inputs) in _networks(generator, uint8=uint8).items():
         path = folder / f"{name}{suffix}"
         names = (list(inputs), output if name == "synthesis" else "w")
-        with replacing(path) as temporary, readable_tf32():
+        with replacing(path) as temporary:
             write(_program(module, inputs), names, temporary)
         files[name] = {
             "file": path.name,
@@ -229,7 +229,7 @@ def _onnx_bytes(program: torch.export.ExportedProgram, names: Names, *, half: bo
     import onnx
     from onnxscript import optimizer
 
-    with warnings.catch_warnings():
+    with readable_tf32(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about functions of its own that PyTorch deprecates
         exported = torch.onnx.export(
             program,

@@ -247,15 +247,18 @@ def test_options_that_make_no_sense_together_are_refused(options, sentence):
     assert sentence in result.output
 
 
-def test_a_program_that_has_trained_before_can_export(tmp_path):
+@pytest.mark.parametrize(
+    ("save", "file"), [(save_torch_export, "synthesis.pt2"), (save_onnx, "synthesis.onnx")]
+)
+def test_a_program_that_has_trained_before_can_export(tmp_path, save, file):
     """Training sets TF32, after which torch.export alone would refuse to work."""
     before = [switch.fp32_precision for switch in precision._switches()]
     precision.set_tf32(allowed=True)
     try:
-        save_torch_export(tiny_generator(), tmp_path)
+        save(tiny_generator(), tmp_path)
         after = [switch.fp32_precision for switch in precision._switches()]
     finally:
         for switch, value in zip(precision._switches(), before, strict=True):
             switch.fp32_precision = value
-    assert (tmp_path / "synthesis.pt2").is_file()
+    assert (tmp_path / file).is_file()
     assert after == ["tf32"] * len(after)

@@ -57,6 +57,7 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
     op, tokens = bench.format("op"), bench.format("tokens")
     sampling, training = bench.format("generator"), bench.format("training")
     profile = "stylenat bench {} --device cuda --profile --repeats 3"
+    large = "--config configs/ffhq1024.yaml --dtype bfloat16"
     formats = "tools.memory_format configs/ffhq256.yaml --batch 32 --device cuda"
     faces = f"{work}/faces64.zip"
     return {
@@ -70,11 +71,7 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
         "generator": (
             task(f"{sampling} --config configs/ffhq256.yaml --repeats 5", NETWORKS),
             task(f"{sampling} --config configs/styleswin256.yaml --batch 1,8,64", NETWORKS),
-            task(
-                f"{sampling} --config configs/ffhq1024.yaml --dtype bfloat16 --batch 1,4,16,32 "
-                "--repeats 5",
-                NETWORKS,
-            ),
+            task(f"{sampling} {large} --batch 1,4,16,32 --repeats 5", NETWORKS),
             task(
                 f"{sampling} --config configs/ffhq256.yaml --dtype bfloat16 --batch 1,8,64 "
                 "--compile",
@@ -84,11 +81,7 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
         "training": (
             task(f"{training} --dtype bfloat16 --batch 8,16,32,64 --repeats 5", NETWORKS),
             task(f"{training} --dtype bfloat16 --batch 32 --compile --repeats 5", NETWORKS),
-            task(
-                f"{training} --config configs/ffhq1024.yaml --dtype bfloat16 --batch 4,8 "
-                "--repeats 3",
-                NETWORKS,
-            ),
+            task(f"{training} {large} --batch 4,8 --repeats 3", NETWORKS),
         ),
         "memory_format": (
             task(f"{formats} --precision bfloat16", NETWORKS),

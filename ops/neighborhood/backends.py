@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ops.derivatives import FORWARD_MODE, TRANSFORMED
 from ops.neighborhood import impl
-from ops.neighborhood.derivatives import FORWARD_MODE, TRANSFORMED
 from ops.neighborhood.impl.triton.plan import MAX_KERNEL_SIZE
 from ops.neighborhood.problem import HeadGroup
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ops.checks import check_tensor, keep_whole, kind
-from ops.neighborhood.derivatives import carries_tangent, in_transform
+from ops.derivatives import carries_tangent, in_transform
 
 
 @dataclass(frozen=True)

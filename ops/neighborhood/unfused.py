@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ops.neighborhood.derivatives import in_transform, is_transformed
+from ops.derivatives import in_transform, is_transformed
 from ops.neighborhood.unfused_backends import choose_unfused
 from ops.neighborhood.unfused_functions import (
     AV_FUNCTIONS,

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.neighborhood.derivatives import is_transformed, refuse_tangents
+from ops.derivatives import is_transformed, refuse_tangents
 from ops.neighborhood.impl import unfused_reference
 from ops.neighborhood.unfused_backends import load_maps
 from ops.neighborhood.unfused_problem import Window

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ops.checks import check_tensor, check_whole
-from ops.neighborhood.derivatives import carries_tangent, in_transform
+from ops.derivatives import carries_tangent, in_transform
 
 MAX_AXES = 3
 

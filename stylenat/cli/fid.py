@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from stylenat.choices import FILTERS, METRICS_IN_WORDS, MODES
+from stylenat.choices import METRICS_IN_WORDS, MODES
 from stylenat.cli.options import (
     COMPILE,
     DEVICE,
     DTYPE,
+    READ_BATCH,
+    RESIZE,
+    SEED,
     SNAPSHOT,
     TRUNC,
+    TRUST,
+    WORKERS,
     ModelName,
     UserPath,
     check_outputs,
@@ -57,45 +62,23 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="A file with the weights of the feature network, if the scores need only one.",
 )
-@click.option("--trust", is_flag=True, help="Run a TorchScript program of unknown origin.")
+@TRUST
 @click.option(
     "--reference",
     type=UserPath(),
     metavar="NPZ",
     help="A file with mu and sigma to compare with in place of --data; for fid and fd_... alone.",
 )
-@click.option(
-    "--resize",
-    type=click.Choice(FILTERS),
-    help="Scale DATA to the model's size while it is read.",
-)
+@RESIZE
 @click.option(
     "--per-class",
     is_flag=True,
     help="Measure each class of the model by itself, against the images of that class.",
 )
 @TRUNC
-@click.option(
-    "--seed",
-    type=int,
-    default=0,
-    show_default=True,
-    help="Which images to generate: seed s takes the seeds from s * num on.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="How many images to take at once.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=2,
-    show_default=True,
-    help="How many processes read images; with 0, the command itself does.",
-)
+@SEED
+@READ_BATCH
+@WORKERS
 @DEVICE
 @DTYPE
 @COMPILE

@@ -9,8 +9,20 @@ from typing import Any
 
 import click
 
-from stylenat.choices import FILTERS, MODES, SPACES
-from stylenat.cli.options import DEVICE, SNAPSHOT, TRUNC, ModelName, UserPath, check_outputs
+from stylenat.choices import MODES, SPACES
+from stylenat.cli.options import (
+    DEVICE,
+    READ_BATCH,
+    RESIZE,
+    SEED,
+    SNAPSHOT,
+    TRUNC,
+    TRUST,
+    WORKERS,
+    ModelName,
+    UserPath,
+    check_outputs,
+)
 
 
 @click.command()
@@ -43,12 +55,8 @@ from stylenat.cli.options import DEVICE, SNAPSHOT, TRUNC, ModelName, UserPath, c
 @click.option(
     "--weights", type=UserPath(), metavar="FILE", help="A file with the weights of the network."
 )
-@click.option("--trust", is_flag=True, help="Run a TorchScript program of unknown origin.")
-@click.option(
-    "--resize",
-    type=click.Choice(FILTERS),
-    help="Scale DATA to the model's size while it is read.",
-)
+@TRUST
+@RESIZE
 @click.option(
     "--pairs",
     type=click.IntRange(1, 1000),
@@ -57,27 +65,9 @@ from stylenat.cli.options import DEVICE, SNAPSHOT, TRUNC, ModelName, UserPath, c
     help="How many pairs the sheet shows.",
 )
 @TRUNC
-@click.option(
-    "--seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Which images to generate: seed s takes the seeds from s * num on.",
-)
-@click.option(
-    "--batch",
-    type=click.IntRange(1),
-    default=32,
-    show_default=True,
-    help="How many images to take at once.",
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(0),
-    default=2,
-    show_default=True,
-    help="How many processes read images; with 0, the command itself does.",
-)
+@SEED
+@READ_BATCH
+@WORKERS
 @DEVICE
 @SNAPSHOT
 @click.option(
@@ -122,10 +112,9 @@ def nearest(
     check_png(sheet)
     check_outputs(sheet, out, inputs=(model, given["data"], given["weights"]))
     keep_freed_memory()
-    given = {name: value for name, value in given.items() if value is not None}
     looks = look(
         model,
-        protocol_of(model, **given, metrics=("pr",)),
+        protocol_of(model, **given, metrics=("mind",)),  # of features, and content with one image
         space=space,
         device=pick_device(device),
         trust_weights=trust,

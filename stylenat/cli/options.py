@@ -146,6 +146,33 @@ BATCH = click.option(
     show_default=True,
     help="How many images to generate at once.",
 )
+TRUST = click.option("--trust", is_flag=True, help="Run a TorchScript program of unknown origin.")
+RESIZE = click.option(
+    "--resize",
+    type=click.Choice(FILTERS),
+    help="Scale DATA to the model's size while it is read.",
+)
+SEED = click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Which images to generate: seed s takes the seeds from s * num on.",
+)
+READ_BATCH = click.option(
+    "--batch",
+    type=click.IntRange(1),
+    default=32,
+    show_default=True,
+    help="How many images to take at once.",
+)
+WORKERS = click.option(
+    "--workers",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="How many processes read images; with 0, the command itself does.",
+)
 SEEDS = click.option("--seeds", metavar="LIST", help="Which seeds to take, such as 0-63,100.")
 SEED_SCHEME = click.option(
     "--seed-scheme",

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_any, tree_map
 
+from ops.derivatives import is_transformed
 from ops.neighborhood import neighborhood_qk
-from ops.neighborhood.derivatives import is_transformed
 from stylenat.compat.levels import current
 from stylenat.compat.source import Source
 

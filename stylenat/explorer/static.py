@@ -7,11 +7,11 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from stylenat.config.privacy import last_part
 from stylenat.explorer.gallery import Gallery
 from stylenat.explorer.runtime import FILES, NOTICE, runtime_files
 from stylenat.explorer.serving import PAGE, page_files
 from stylenat.files import replacing, user_path
-from stylenat.hub import is_hub_name
 from stylenat.portable import save_onnx
 from stylenat.text import shell_word
 
@@ -71,4 +71,4 @@ def _without_folders(about: dict[str, Any]) -> dict[str, Any]:
 def _last_part(word: str) -> str:
     """The name of a file, from its path as a shell takes it."""
     (path,) = shlex.split(word)
-    return word if is_hub_name(path) else shell_word(Path(path).name)
+    return shell_word(last_part(path) or path)

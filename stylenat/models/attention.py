@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ops.derivatives import is_transformed
 from ops.neighborhood import HeadGroup, neighborhood_attention_2d
-from ops.neighborhood.derivatives import is_transformed
 from ops.neighborhood.problem import check_heads_add_up
 from stylenat.models.layers import normal_linear
 

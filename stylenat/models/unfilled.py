@@ -18,8 +18,6 @@ FILLED: dict[Any, Callable[..., Any]] = {
         size, dtype=torch.tensor(value, device="cpu").dtype if dtype is None else dtype
     ),
 }
-
-
 FILLING = {
     *("normal_", "trunc_normal_", "uniform_", "zero_", "zeros_", "ones_", "fill_", "constant_"),
     *("kaiming_uniform_", "kaiming_normal_", "xavier_uniform_", "mul_", "div_", "copy_"),

@@ -6,13 +6,13 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stylenat.config import RunConfig, load_run_config
+from stylenat.config.privacy import without_folders
 from stylenat.files import naming, sha256_of
-from stylenat.hub import is_hub_name
 from stylenat.layout import RunPaths, numbered
 from stylenat.text import shown
 from stylenat.training.checkpoint import load_checkpoint, newest_checkpoint
@@ -111,23 +111,6 @@ def _hardware(log: Path) -> str | None:
         return None
     found = HARDWARE.findall(log.read_text(encoding="utf-8", errors="replace"))
     return found[-1] if found else None
-
-
-def without_folders(config: RunConfig) -> RunConfig:
-    """The same, but of every path only the last part: folders say where somebody works."""
-    return replace(
-        config,
-        data=replace(config.data, path=_last_part(config.data.path)),
-        train=replace(config.train, init_from=_last_part(config.train.init_from)),
-        metrics=replace(config.metrics, weights=_last_part(config.metrics.weights)),
-    )
-
-
-def _last_part(path: str | None) -> str | None:
-    if path is None or is_hub_name(path):
-        return path
-    last = re.split(r"[/\\]", path.rstrip("/\\"))[-1]
-    return None if last in ("", ".", "..", "~") else last
 
 
 # Scores of `stylenat fid --out`

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from stylenat.config import RunConfig, load_config, shipped_configs
-from stylenat.reporting.privacy import public_config
+from stylenat.config import RunConfig, load_config, shipped_configs, to_dict
+from stylenat.config.privacy import without_folders
 
 MOST_KEYS = 40  # that differ; with more, a configuration is another one
 ABSENT = "(absent)"
@@ -32,7 +32,7 @@ def nearest_shipped(config: RunConfig) -> Nearest | None:
 
 def differing(configs: Sequence[RunConfig]) -> list[tuple[Any, ...]]:
     """The keys whose values are not the same in all configurations: key, value in each."""
-    values = [dict(_leaves(public_config(config))) for config in configs]
+    values = [dict(_leaves(to_dict(without_folders(config)))) for config in configs]
     keys = dict.fromkeys(key for of_one in values for key in of_one)
     rows = ([of_one.get(key, ABSENT) for of_one in values] for key in keys)
     return [

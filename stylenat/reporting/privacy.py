@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
-from stylenat.config import RunConfig, to_dict
+from stylenat.config import RunConfig
 
 PATHS = (("data", "path"), ("train", "init_from"), ("metrics", "weights"))
 FOLDERS = re.compile(r"""(?<![\w.~/\\])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'":,;]+[/\\])+""")
-
-
-def last_part(path: str) -> str:
-    """What a path leads to, without the folders that it lies in; both kinds of slash count."""
-    return PureWindowsPath(path).name or path
 
 
 class Privacy:
@@ -45,12 +40,3 @@ class Privacy:
         if isinstance(data, list):
             return [self.hide_in(value) for value in data]
         return self.hide(data) if isinstance(data, str) else data
-
-
-def public_config(config: RunConfig) -> dict[str, Any]:
-    """The configuration as plain data, each path reduced to its last part."""
-    data = to_dict(config)
-    for section, key in PATHS:
-        if data[section].get(key):
-            data[section][key] = last_part(data[section][key])
-    return data

@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from stylenat.config import to_dict
+from stylenat.config.privacy import without_folders
 from stylenat.config.yaml_file import yaml_text
 from stylenat.metrics import Scores
 from stylenat.reporting.curves import direction, metric_names
@@ -14,7 +16,6 @@ from stylenat.reporting.facts import Entry, RunFacts
 from stylenat.reporting.markup import Markup, fold, joined, number, plain, table, tag
 from stylenat.reporting.overview import UNKNOWN, kimg
 from stylenat.reporting.pictures import MOST_SIDE, Picture, Pictures
-from stylenat.reporting.privacy import public_config
 from stylenat.text import listed, shell_word
 
 SMALL_SIDE = 700  # pixels; a smaller grid is shown enlarged, pixel by pixel
@@ -136,7 +137,7 @@ def configuration(runs: Sequence[RunFacts]) -> Markup:
 
 
 def _one_configuration(run: RunFacts) -> Markup:
-    whole = tag("pre", yaml_text(public_config(run.config)))
+    whole = tag("pre", yaml_text(to_dict(without_folders(run.config))))
     nearest = nearest_shipped(run.config)
     if nearest is None:
         note = "It is like none of the configurations that come with StyleNAT."

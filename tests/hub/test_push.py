@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 
 import stylenat
 from stylenat.config import load_config, load_run_config
+from stylenat.config.privacy import last_part, without_folders
 from stylenat.export import save_generator
 from stylenat.files import sha256_of
-from stylenat.publishing import facts
 from stylenat.sampling import latents, load_model
 from tests.hub.conftest import Run, exported
 from tests.sampling.tiny import CLASS_NAMES, generator_of_classes, tiny_generator
@@ -389,7 +389,7 @@ def test_a_run_tells_how_it_was_trained_and_measured(hub, trained, run, tmp_path
     assert (folder / "model.safetensors").read_bytes() == (
         trained / "snapshots" / "best.safetensors"
     ).read_bytes()
-    expected = facts.without_folders(load_run_config(trained / "config.yaml"))
+    expected = without_folders(load_run_config(trained / "config.yaml"))
     assert load_config(folder / "config.yaml") == expected
     assert expected.data.path == DATA
 
@@ -508,7 +508,7 @@ def test_no_file_tells_of_the_machine(hub, trained, run, tmp_path, monkeypatch):
     ],
 )
 def test_of_a_path_the_last_part_stays(path, expected):
-    assert facts._last_part(path) == expected
+    assert last_part(path) == expected
 
 
 def test_a_note_that_names_the_home_is_refused(hub, file, run, tmp_path, monkeypatch):

@@ -10,9 +10,9 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
+from ops.derivatives import first_order, in_transform
 from ops.neighborhood import BACKENDS, HeadGroup, neighborhood_attention_2d
 from ops.neighborhood.backends import choose
-from ops.neighborhood.derivatives import first_order, in_transform
 from ops.neighborhood.impl import cpu, reference
 from ops.neighborhood.problem import describe
 from ops.neighborhood.window import window_indices

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ops.build import load_library, why_not
-from ops.neighborhood.derivatives import refuse_second_gradient, refuse_tangents
+from ops.derivatives import refuse_second_gradient, refuse_tangents
 from ops.neighborhood.problem import HeadGroup
 from ops.operation import operation
 
@@ -31,13 +31,12 @@ def missing() -> str | None:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = load_library(_SOURCE)
     pointer = ctypes.c_void_p
-    library.neighborhood_forward.argtypes = (pointer, ctypes.c_float, *[pointer] * 3)
-    library.neighborhood_backward.argtypes = (pointer, ctypes.c_float, *[pointer] * 4)
-    library.neighborhood_forward.restype = None
-    library.neighborhood_backward.restype = None
-    return library
+    return load_library(
+        _SOURCE,
+        neighborhood_forward=(pointer, ctypes.c_float, *[pointer] * 3),
+        neighborhood_backward=(pointer, ctypes.c_float, *[pointer] * 4),
+    )
 
 
 def attention(

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ops.neighborhood.derivatives import first_order
+from ops.derivatives import first_order
 from ops.neighborhood.problem import HeadGroup
 from ops.neighborhood.window import window_indices
 

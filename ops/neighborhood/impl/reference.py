@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.neighborhood.derivatives import is_transformed
+from ops.derivatives import is_transformed
 from ops.neighborhood.problem import HeadGroup
 from ops.neighborhood.window import window_indices
 

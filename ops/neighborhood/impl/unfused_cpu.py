@@ -28,15 +28,14 @@ def missing() -> str | None:
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = load_library(_SOURCE)
     pointer, whole = ctypes.c_void_p, ctypes.c_int64
-    library.unfused_query_key.argtypes = (pointer, whole, *[pointer] * 3, ctypes.c_float)
-    library.unfused_gather.argtypes = (pointer, whole, pointer, pointer)
-    library.unfused_scatter.argtypes = (pointer, whole, pointer, pointer)
-    library.unfused_bias_gradient.argtypes = (pointer, whole, *[pointer] * 3)
-    for name in ("query_key", "gather", "scatter", "bias_gradient"):
-        getattr(library, f"unfused_{name}").restype = None
-    return library
+    return load_library(
+        _SOURCE,
+        unfused_query_key=(pointer, whole, *[pointer] * 3, ctypes.c_float),
+        unfused_gather=(pointer, whole, pointer, pointer),
+        unfused_scatter=(pointer, whole, pointer, pointer),
+        unfused_bias_gradient=(pointer, whole, *[pointer] * 3),
+    )
 
 
 def query_key(x: Tensor, y: Tensor, rpb: Tensor | None, window: Window, fill: float) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ops.neighborhood.derivatives import refuse_second_gradient, refuse_tangents
+from ops.derivatives import refuse_second_gradient, refuse_tangents
 from ops.neighborhood.impl.triton import kernels
 from ops.neighborhood.impl.triton.plan import (
     TILE,
