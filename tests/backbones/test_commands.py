@@ -204,7 +204,7 @@ def test_two_ranks_count_as_one_does(model, folder):
     done = stylenat("accuracy", model, folder, "-w", 0, "-b", 2, ranks=2)
     assert done.returncode == 0, done.stderr
     assert "top-1  71.429 %" in done.stdout
-    assert done.stdout.count("7 images") == 1
+    assert done.stdout.count("\n7 images at ") == 1
 
 
 def test_bad_input_of_accuracy_is_one_sentence(model, folder, tmp_path):
