@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from ops.build import load_library, why_not
-from ops.dense import is_watched, product_dtype
+from ops.dense import FUSED_DTYPES, is_watched, product_dtype
 
 _SOURCE = Path(__file__).parent / "csrc" / "instance_norm.cpp"
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 @functools.cache
@@ -62,8 +61,8 @@ def _steps(x_BHWC: Tensor, gamma_BC: Tensor, beta_BC: Tensor, eps: float) -> Ten
 def _is_fused(x_BHWC: Tensor, *styles: Tensor) -> bool:
     return (
         not is_watched(x_BHWC, *styles)
-        and x_BHWC.dtype in DTYPES
-        and product_dtype(x_BHWC) in DTYPES
+        and x_BHWC.dtype in FUSED_DTYPES
+        and product_dtype(x_BHWC) in FUSED_DTYPES
         and all(style.dtype == torch.float32 for style in styles)
         and x_BHWC.numel() > 0
         and missing() is None
@@ -86,7 +85,7 @@ class _Fused(torch.autograd.Function):
         out = torch.empty(x.shape, dtype=dtype)
         center, inverse = torch.empty_like(gamma), torch.empty_like(gamma)
         _library().instance_norm(
-            _shape(x, out), eps, *map(_address, (x, gamma, beta, out, center, inverse))
+            _shape(x, out), eps, *map(Tensor.data_ptr, (x, gamma, beta, out, center, inverse))
         )
         ctx.eps = eps
         ctx.save_for_backward(x_BHWC, gamma_BC, beta_BC, center, inverse)
@@ -104,12 +103,8 @@ class _Fused(torch.autograd.Function):
         x, gamma, grad = (tensor.contiguous() for tensor in (x, gamma, grad))
         dx, dgamma, dbeta = (torch.empty_like(tensor) for tensor in (x, gamma, gamma))
         tensors = (x, grad, gamma, center, inverse, dx, dgamma, dbeta)
-        _library().instance_norm_backward(_shape(x, grad), *map(_address, tensors))
+        _library().instance_norm_backward(_shape(x, grad), *map(Tensor.data_ptr, tensors))
         return dx, dgamma, dbeta, None, None
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.data_ptr()
 
 
 def _shape(x_BHWC: Tensor, out: Tensor) -> Any:

@@ -2,43 +2,21 @@
 // out = (x - mean) / sqrt(var + eps) * gamma + beta for x [B, T, C], gamma and beta [B, C].
 //
 // Two passes over memory: one for the statistics, one for the result; and two for the gradient.
-// Tokens go by chunks that stay
-// in the cache, where the variance of a chunk is taken about the chunk's own mean; chunks are joined
-// as in Chan, Golub and LeVeque (1979). So an outlier costs no digits.
+// Tokens go by chunks that stay in the cache, where the variance of a chunk is taken about the chunk's
+// own mean; chunks are joined as in Chan, Golub and LeVeque (1979). So an outlier costs no digits.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 #include <vector>
+
+#include "dtypes.h"
 
 namespace {
 
 constexpr int64_t CHUNK_BYTES = 32 * 1024;
 constexpr int64_t MOST_ROWS = 128;  // longer sums in float32 would lose digits
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-inline float load(const float* x) { return *x; }
-
-inline float load(const BFloat16* x) {
-  const uint32_t bits = static_cast<uint32_t>(x->bits) << 16;
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value;
-}
-
-inline void store(float* x, float value) { *x = value; }
-
-inline void store(BFloat16* x, float value) {  // to the nearest, halves to even; NaN stays NaN
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  x->bits = static_cast<uint16_t>(value != value ? 0x7fc0 : rounded);
-}
 
 // Mean and sum of squares about it of each channel of rows [count, C].
 template <typename In>
@@ -175,20 +153,6 @@ void differentiate(const In* x, const Out* dy, const float* gamma, const float* 
                                         slope[c] * (load(x + row + c) - m[c])));
     }
   }
-}
-
-template <typename Run>
-void by_type(bool is_x_narrow, bool is_y_narrow, Run run) {
-  const float* wide = nullptr;
-  const BFloat16* narrow = nullptr;
-  if (is_x_narrow && is_y_narrow)
-    run(narrow, narrow);
-  else if (is_x_narrow)
-    run(narrow, wide);
-  else if (is_y_narrow)
-    run(wide, narrow);
-  else
-    run(wide, wide);
 }
 
 }  // namespace

@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils.flop_counter import FlopCounterMode
 
+from ops import bias_act as module
 from ops.bias_act import bias_act
 
 
@@ -83,3 +85,167 @@ def test_bias_of_another_shape_is_refused(bias):
 def test_missing_channel_dimension_is_refused(channel_dim):
     with pytest.raises(ValueError, match=rf"\(2, 3\) has no dimension {channel_dim}"):
         bias_act(torch.zeros(2, 3), torch.zeros(3), channel_dim=channel_dim)
+
+
+# The C++: the numbers of the steps, and only where it may.
+
+SETTINGS = (0.2, math.sqrt(2))
+LAYOUTS = {  # shape, memory format, channel dimension
+    "maps": ((3, 5, 9, 7), torch.contiguous_format, 1),
+    "large maps": ((2, 3, 70, 65), torch.contiguous_format, 1),
+    "channels last": ((2, 24, 13, 11), torch.channels_last, 1),
+    "tokens": ((2, 150, 24), torch.contiguous_format, -1),
+    "rows": ((16, 33), torch.contiguous_format, 1),
+    "middle": ((2, 3, 4, 5), torch.contiguous_format, 2),
+    "one pixel": ((2, 24, 1, 1), torch.contiguous_format, 1),
+}
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """Counts the calls of the C++."""
+    if (reason := module.missing()) is not None:
+        pytest.skip(reason)
+    found, forward = [], module._BiasAct.forward
+    monkeypatch.setattr(module._BiasAct, "forward", lambda *a: found.append(1) or forward(*a))
+    return found
+
+
+def problem(layout: str = "maps", dtype: torch.dtype = torch.float32):
+    shape, memory_format, channel_dim = LAYOUTS[layout]
+    x = randn(*shape).to(dtype)
+    x = x.contiguous(memory_format=memory_format) if len(shape) == 4 else x
+    return x, randn(shape[channel_dim], seed=1).float(), channel_dim
+
+
+def steps(x, bias, channel_dim):
+    return module._steps(x, bias, *SETTINGS, channel_dim % x.ndim)
+
+
+def gradients(function, x, bias, channel_dim):
+    x, bias = x.clone().requires_grad_(), bias.clone().requires_grad_()
+    out = function(x, bias, channel_dim)
+    dy = randn(*out.shape, seed=2).to(out.dtype)
+    return torch.autograd.grad(out, (x, bias), dy)
+
+
+def fused(x, bias, channel_dim):
+    return bias_act(x, bias, channel_dim=channel_dim)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_library_gives_the_bits_and_the_layout_of_the_steps(seen, layout, dtype):
+    x, bias, channel_dim = problem(layout, dtype)
+    found, expected = fused(x, bias, channel_dim), steps(x, bias, channel_dim)
+    assert seen == [1]
+    assert (found.dtype, found.stride()) == (torch.float32, expected.stride())
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_its_gradients_are_those_of_the_steps(seen, layout, dtype):
+    problem_ = problem(layout, dtype)
+    (dx, dbias), (expected_dx, _) = gradients(fused, *problem_), gradients(steps, *problem_)
+    _, exact_dbias = gradients(steps, problem_[0].double(), problem_[1].double(), problem_[2])
+    assert seen == [1]
+    assert torch.equal(dx, expected_dx)
+    assert dx.dtype == dtype
+    torch.testing.assert_close(dbias.double(), exact_dbias, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_threads_change_no_bit_of_gradients(seen, layout):
+    expected = gradients(fused, *problem(layout))
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = gradients(fused, *problem(layout))
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize("layout", ["maps", "channels last", "tokens"])
+def test_a_gradient_in_another_layout_is_taken(seen, layout):
+    x, bias, channel_dim = problem(layout)
+    dy = torch.randn(()).expand(x.shape)
+    found = [x.clone().requires_grad_(), bias.clone().requires_grad_()]
+    expected = [x.clone().requires_grad_(), bias.clone().requires_grad_()]
+    fused(*found, channel_dim).backward(dy)
+    steps(*expected, channel_dim).backward(dy)
+    assert torch.equal(found[0].grad, expected[0].grad)
+    torch.testing.assert_close(found[1].grad, expected[1].grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["maps", "channels last", "rows"])
+def test_second_derivatives_are_those_of_the_steps(seen, layout, dtype):
+    x, bias, channel_dim = problem(layout, dtype)
+
+    def second(function):
+        leaves = [x.clone().requires_grad_(), bias.clone().requires_grad_()]
+        out = function(*leaves, channel_dim).square().sum()
+        first = torch.autograd.grad(out, leaves, create_graph=True)
+        return [*first, *torch.autograd.grad(sum(g.float().square().sum() for g in first), leaves)]
+
+    for found, expected in zip(second(fused), second(steps), strict=True):
+        assert found.dtype == expected.dtype
+        scale = expected.detach().abs().max().item()
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5 * scale)
+    assert seen
+
+
+@pytest.mark.parametrize("wanted", [0, 1])
+def test_only_what_is_asked_for_is_differentiated(seen, wanted):
+    leaves = list(problem()[:2])
+    leaves[wanted].requires_grad_()
+    out = fused(*leaves, 1)
+    (found,) = torch.autograd.grad(out, leaves[wanted], torch.ones_like(out))
+    plain = steps(*leaves, 1)
+    (expected,) = torch.autograd.grad(plain, leaves[wanted], torch.ones_like(plain))
+    torch.testing.assert_close(found, expected)
+
+
+def test_not_a_number_stays_one(seen):
+    x, bias, _ = problem()
+    x[1, 2, 3, 4] = math.nan
+    out = bias_act(x, bias)
+    assert out.isnan().sum() == 1
+    assert out[1, 2, 3, 4].isnan()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x, bias: ((x.double(), bias.double()), {}),
+        lambda x, bias: ((x.half(), bias), {}),
+        lambda x, bias: ((x, bias.bfloat16()), {}),
+        lambda x, bias: ((x, None), {}),
+        lambda x, bias: ((x.to("meta"), bias.to("meta")), {}),
+        lambda x, bias: ((x[:0], bias), {}),
+        lambda x, bias: ((x, bias), {"negative_slope": -0.1}),
+        lambda x, bias: ((x, bias), {"gain": -1.0}),
+    ],
+)
+def test_all_else_goes_step_by_step(seen, change):
+    tensors, settings = change(*problem()[:2])
+    out = bias_act(*tensors, **settings)
+    assert (out.shape, out.device) == (tensors[0].shape, tensors[0].device)
+    assert not seen
+
+
+def test_transforms_and_counters_see_the_steps(seen):
+    x, bias, _ = problem()
+    torch.func.jvp(lambda x: bias_act(x, bias), (x,), (torch.ones_like(x),))
+    with FlopCounterMode(display=False):
+        bias_act(x, bias)
+    assert not seen
+
+
+def test_without_a_library_it_goes_step_by_step(monkeypatch, seen):
+    monkeypatch.setattr(module, "missing", lambda: "no compiler")
+    x, bias, _ = problem()
+    assert torch.equal(bias_act(x, bias), steps(x, bias, 1))
+    assert not seen
