@@ -15,12 +15,29 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from ops.operation import operation
 from stylenat.models.layers import without_autocast
 
 M = TypeVar("M", bound=nn.Module)
 
 EPS = 1e-12
 FIRST_STEPS = 15
+
+
+@operation("power_iteration")
+def power_iteration(matrix: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    """The estimates u [O] and v [rest] of a matrix's singular vectors, one step further.
+
+    To torch.compile it is one node. If it could look inside, it would compute the vectors in the
+    buffers themselves, where the next pass changes them before the backward pass has read them.
+    """
+    v = functional.normalize(matrix.mT @ u, dim=0, eps=EPS)
+    return functional.normalize(matrix @ v, dim=0, eps=EPS), v
+
+
+@torch.library.register_fake(power_iteration)
+def _fake(matrix: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(u), u.new_empty(matrix.shape[1])
 
 
 class SpectralNorm(nn.Module):
@@ -43,17 +60,20 @@ class SpectralNorm(nn.Module):
             self._step(matrix)
 
     @torch.no_grad()
-    def _step(self, matrix: Tensor) -> None:
-        self._v.copy_(functional.normalize(matrix.mT @ self._u, dim=0, eps=EPS))
-        self._u.copy_(functional.normalize(matrix @ self._v, dim=0, eps=EPS))
+    def _step(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        u, v = power_iteration(matrix, self._u)
+        self._u.copy_(u)
+        self._v.copy_(v)
+        return u, v
 
     def forward(self, weight: Tensor) -> Tensor:
         with without_autocast(weight.device):
             matrix = weight.flatten(1)
+            # No buffers: another pass may change them before the backward pass of this one.
             if self.training:
-                self._step(matrix.detach())
-            # Copies: the next forward pass may change the buffers before this one's backward pass.
-            u, v = self._u.clone(), self._v.clone()
+                u, v = self._step(matrix.detach())
+            else:
+                u, v = self._u.clone(), self._v.clone()
             return weight / torch.dot(u, matrix @ v)
 
 

@@ -23,7 +23,6 @@ from stylenat.distributed import (
 )
 from stylenat.machine import environment
 from stylenat.metrics import Evaluator
-from stylenat.models.spectral_norm import SpectralNorm
 from stylenat.precision import set_tf32
 from stylenat.text import listed
 from stylenat.training.checkpoint import checkpoints, load_checkpoint, newest_checkpoint
@@ -251,11 +250,6 @@ def prepare_torch(config: RunConfig, state: TrainingState) -> None:
     if state.G.const.device.type == "cuda":
         torch.backends.cudnn.benchmark = config.train.augment != "ada"
     if config.train.compile:
-        # A compiled pass would keep the singular vectors for its backward pass without a copy, and
-        # the next pass changes them in place before that.
-        for module in state.D.modules():
-            if isinstance(module, SpectralNorm):
-                module.forward = torch.compiler.disable(module.forward)  # type: ignore[method-assign]
         state.G.compile()
         state.D.compile()
 
