@@ -308,6 +308,7 @@ def test_null_alone_means_that_there_is_none():
         ("metrics.weights=", "metrics.weights must not be empty"),
         ("data.path=a\0b", "data.path must not hold a null character: 'a\\x00b'"),
         ("train.precision=bfloat16 ", "train.precision must be float32 or bfloat16: 'bfloat16 '"),
+        ("train.cuda_graphs=true", "train.cuda_graphs must be false without train.compile: true"),
         ("train.wandb=null", "train.wandb must be off or online or offline: 'null'"),
         ("data.resize=[box]", "data.resize must be bilinear or lanczos or box or null: '[box]'"),
         ("model.generator.attention_backend=null", "unknown attention backend 'null'"),

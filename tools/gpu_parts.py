@@ -80,7 +80,8 @@ def _gpu_parts(work: Path, reports: Path) -> dict[str, tuple[Task, ...]]:
         ),
         "training": (
             task(f"{training} --dtype bfloat16 --batch 8,16,32,64 --repeats 5", NETWORKS),
-            task(f"{training} --dtype bfloat16 --batch 32 --compile --repeats 5", NETWORKS),
+            task(f"{training} --dtype bfloat16 --batch 8,32 --compile --repeats 5", NETWORKS),
+            task(f"{training} --dtype bfloat16 --batch 8,32 --cuda-graphs --repeats 5", NETWORKS),
             task(f"{training} {large} --batch 4,8 --repeats 3", NETWORKS),
         ),
         "memory_format": (

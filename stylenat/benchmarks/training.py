@@ -25,7 +25,7 @@ from stylenat.training.gradients import trainable
 from stylenat.training.inputs import StepInputs, step_inputs
 from stylenat.training.start import prepare_torch
 from stylenat.training.state import new_state, update_average
-from stylenat.training.steps import d_step, g_step, has_penalty, penalty_step
+from stylenat.training.steps import begin, d_step, g_step, has_penalty, penalty_step
 
 COLUMNS = (
     "part",
@@ -220,6 +220,7 @@ class Step:
 
     def forward_of_g(self, *, backward: bool) -> None:
         G = self.state.G
+        begin(self.config.train)
         if not backward:
             with torch.no_grad(), autocast(self.device, DTYPES[self.config.train.precision]):
                 G(self.inputs.z_g)

@@ -140,7 +140,10 @@ def bench_generator(
     type=click.Choice(PRECISIONS),
     help="The precision; by default the config's.",
 )
-@COMPILE
+@click.option("--compile", "compiled", is_flag=True, help="With train.compile=true.")
+@click.option(
+    "--cuda-graphs", "graphs", is_flag=True, help="With train.cuda_graphs=true, compiled too."
+)
 @PROFILE
 @DEVICE
 @REPEATS
@@ -151,6 +154,7 @@ def bench_training(
     batches: tuple[int, ...] | None,
     precision: str | None,
     compiled: bool,
+    graphs: bool,
     profile: bool,
     device: str,
     repeats: int,
@@ -164,14 +168,16 @@ def bench_training(
     from stylenat.config import load_config
 
     overrides = [] if precision is None else [f"train.precision={precision}"]
-    config = load_config(config_path, [*overrides, *(["train.compile=true"] if compiled else [])])
+    if compiled or graphs:
+        overrides += ["train.compile=true", f"train.cuda_graphs={str(graphs).lower()}"]
+    config = load_config(config_path, overrides)
     name = config_path.stem
     if resolution is not None:
         config, name = training.cut(config, resolution), f"{name}-cut{resolution}"
     if precision is not None:
         name = f"{name}-{precision}"
-    if compiled:
-        name = f"{name}-compiled"
+    if compiled or graphs:
+        name = f"{name}-{'graphs' if graphs else 'compiled'}"
     report = training.bench_training(
         config,
         name=name,

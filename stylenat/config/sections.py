@@ -179,6 +179,7 @@ class TrainConfig:
     precision: Precision = "float32"
     tf32: bool = False
     compile: bool = False
+    cuda_graphs: bool = False
 
     log_every_nimg: int = 4_000
     snapshot_every_kimg: float = 200
@@ -213,6 +214,8 @@ class TrainConfig:
                 f"would forget the model's: {self.ema_rampup}"
             )
         self._check_transition()
+        if self.cuda_graphs and not self.compile:
+            raise ValueError("cuda_graphs must be false without train.compile: true")
         if min(self.sample_grid) < 1 or math.prod(self.sample_grid) > 10_000:
             raise ValueError(
                 f"sample_grid must be columns and rows, 1 to 10,000 images: {self.sample_grid}"

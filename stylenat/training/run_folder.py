@@ -28,8 +28,8 @@ RUNS = Path("results/runs")
 # Keys that may change when a run continues: they say how it is computed, shown and kept, and how
 # long it is.
 FREE = re.compile(
-    r"data\.(path|workers|max_bad)|metrics\..*|train\.(total_kimg|batch_gpu|tf32|compile|log_every_nimg"
-    r"|snapshot_every_kimg|keep_\w+|sample_\w+(\[\d\])?|wandb|tensorboard)"
+    r"data\.(path|workers|max_bad)|metrics\..*|train\.(total_kimg|batch_gpu|tf32|compile|cuda_graphs"
+    r"|log_every_nimg|snapshot_every_kimg|keep_\w+|sample_\w+(\[\d\])?|wandb|tensorboard)"
     r"|model\.generator\.(attention_backend|activation_checkpointing)"
 )
 

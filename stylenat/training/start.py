@@ -250,8 +250,9 @@ def prepare_torch(config: RunConfig, state: TrainingState) -> None:
     if state.G.const.device.type == "cuda":
         torch.backends.cudnn.benchmark = config.train.augment != "ada"
     if config.train.compile:
-        state.G.compile()
-        state.D.compile()
+        mode = "reduce-overhead" if config.train.cuda_graphs else None
+        state.G.compile(mode=mode)
+        state.D.compile(mode=mode)
 
 
 def announce(

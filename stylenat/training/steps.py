@@ -42,6 +42,7 @@ def d_step(
     state: TrainingState, inputs: StepInputs, config: TrainConfig, *, augment: Augment = augment
 ) -> Losses:
     """D's step: the adversarial loss, and consistency under `augment(images, draws)`."""
+    begin(config)
     D, totals = state.D, Totals()
     signs = torch.zeros((), dtype=torch.int64, device=inputs.real.device)
     with Gradients(trained(state.optimizer_d), passes=inputs.passes) as gradients:
@@ -95,6 +96,7 @@ def d_losses(
 
 def penalty_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
     """D's gradient penalty as a step of its own, which counts for `r1_every` steps."""
+    begin(config)
     totals = Totals()
     with Gradients(trained(state.optimizer_d), passes=inputs.passes) as gradients:
         for part in inputs.parts():
@@ -137,6 +139,7 @@ def weighted_penalty(penalties: Losses, config: TrainConfig) -> Tensor:
 
 def g_step(state: TrainingState, inputs: StepInputs, config: TrainConfig) -> Losses:
     """G's step. Of D, only the vectors of its spectral norm change."""
+    begin(config)
     totals = Totals()
     with Gradients(trained(state.optimizer_g), passes=inputs.passes) as gradients:
         for part in inputs.parts():
@@ -158,6 +161,15 @@ def g_loss(state: TrainingState, part: StepInputs, config: TrainConfig) -> Tenso
         return logistic_g_loss(fake_logits)
     real = seen_by_d(part.real, part.draws_of("real"), state, config)
     return relativistic_g_loss(state.D(real, part.real_labels).float(), fake_logits)
+
+
+def begin(config: TrainConfig) -> None:
+    """Tell CUDA graphs that what they have computed before may be overwritten from now on.
+
+    A step leaves nothing of theirs: it takes means of losses, and drops its gradients.
+    """
+    if config.cuda_graphs:
+        torch.compiler.cudagraph_mark_step_begin()
 
 
 def step_if_finite(optimizer: torch.optim.Optimizer, grad_norm: Tensor) -> None:

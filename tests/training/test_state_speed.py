@@ -50,15 +50,23 @@ def test_optimizers_are_fused_where_the_networks_are_on_a_gpu(monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_networks_take_the_steps_of_eager_ones():
+@pytest.mark.parametrize(
+    ("device", "graphs"),
+    [
+        ("cpu", False),
+        pytest.param("cuda", False, marks=pytest.mark.gpu),
+        pytest.param("cuda", True, marks=pytest.mark.gpu),
+    ],
+)
+def test_compiled_networks_take_the_steps_of_eager_ones(device, graphs):
     """D is passed four times before its backward pass, each stepping its spectral norm."""
     train = {"loss": "logistic", "r1_every": 2}
     states = []
     for compiled in (False, True):
-        config = tiny(train={**train, "compile": compiled})
-        state = new_state(config, CPU)
+        config = tiny(train={**train, "compile": compiled, "cuda_graphs": compiled and graphs})
+        state = new_state(config, torch.device(device))
         prepare_torch(config, state)
-        real = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(5))
+        real = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(5)).to(device)
         losses = []
         for step in range(2):
             inputs = step_inputs(real, BatchPlan(8), seed=0, step=step, z_dim=8)

@@ -247,6 +247,22 @@ def test_cudnn_measures_its_algorithms_on_a_gpu_with_fixed_shapes(
     assert torch.backends.cudnn.benchmark == expected
 
 
+def test_networks_become_cuda_graphs_only_if_asked(monkeypatch):
+    """Each step tells them first that the one before has been read."""
+    modes, told = [], []
+    monkeypatch.setattr(torch, "compile", lambda f, mode, **_: modes.append(mode) or f)
+    monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: told.append(True))
+    for graphs in (False, True):
+        config = tiny(train={"compile": True, "cuda_graphs": graphs})
+        state = new_state(config, CPU)
+        prepare_torch(config, state)
+        inputs = step_inputs(torch.zeros(8, 3, 16, 16), BatchPlan(8), seed=0, step=0, z_dim=8)
+        for step in (d_step, penalty_step, g_step):
+            step(state, inputs, config.train)
+        assert len(told) == 3 * graphs
+    assert modes == [None, None, "reduce-overhead", "reduce-overhead"]
+
+
 def test_compiled_networks_leave_the_penalty_to_eager_mode(monkeypatch):
     """torch.compile has no second derivative; a stand-in counts which passes go through it."""
     compiled = []
