@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from stylenat.choices import SPACES, Space
-from stylenat.cli.options import UserPath
+from stylenat.cli.options import TRUST, UserPath
 
 NUM, DEVICE = 1000, "auto"
 SPACE: Space = "effnet_lite0"
@@ -39,6 +40,13 @@ SPACE: Space = "effnet_lite0"
     help=f"The features by which --truncation compares images.  [default: {SPACE}]",
 )
 @click.option(
+    "--weights",
+    type=UserPath(),
+    metavar="FILE",
+    help="A file with the weights of that network.",
+)
+@TRUST
+@click.option(
     "--device",
     help=f"Where --truncation computes: auto, cpu, cuda or cuda:N.  [default: {DEVICE}]",
 )
@@ -49,6 +57,8 @@ def report(
     truncation: str | None,
     num: int | None,
     space: Space | None,
+    weights: Path | None,
+    trust: bool,
     device: str | None,
 ) -> None:
     """Write one HTML page about a training run, or about several runs side by side.
@@ -67,9 +77,17 @@ def report(
     for run in runs:
         read_run(run)
     check_report(out)
-    options = {"--num": num, "--space": space, "--device": device}
+    options = {
+        "--num": num,
+        "--space": space,
+        "--weights": weights,
+        "--trust": trust or None,
+        "--device": device,
+    }
     if truncation is not None:
-        _measure(runs, truncation, num or NUM, space or SPACE, device or DEVICE)
+        chosen = {"num": num or NUM, "space": space or SPACE}
+        file = {"weights": None if weights is None else str(weights), "trust_weights": trust}
+        _measure(runs, truncation, device or DEVICE, {**chosen, **file})
     elif given := [name for name, value in options.items() if value is not None]:
         raise ValueError(f"{given[0]} belongs to --truncation, which is missing")
     size = write_report(runs, out)
@@ -77,11 +95,7 @@ def report(
 
 
 def _measure(
-    runs: tuple[Path, ...],
-    truncation: str,
-    num: int,
-    space: Space,
-    device: str,
+    runs: tuple[Path, ...], truncation: str, device: str, settings: dict[str, Any]
 ) -> None:
     from stylenat.distributed import pick_device
     from stylenat.latents.sweep import parse_sweep
@@ -91,11 +105,4 @@ def _measure(
     psis = parse_sweep(truncation, option="--truncation")
     keep_freed_memory()
     for run in runs:
-        measure_truncation(
-            run,
-            psis,
-            num=num,
-            space=space,
-            device=pick_device(device),
-            tell=click.echo,
-        )
+        measure_truncation(run, psis, device=pick_device(device), tell=click.echo, **settings)

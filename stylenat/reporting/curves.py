@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from stylenat.metrics.scores import TITLES, title_of
 from stylenat.reporting.charts import Chart, Curve
 from stylenat.reporting.facts import RunFacts, points_of
 from stylenat.training.outputs import LOGARITHMIC, PANELS
@@ -35,16 +36,22 @@ ABOUT = {
     "memory": ("GB", "The most memory that the process has held so far."),
 }
 SINGLE = (("speed", ("images_per_second",)), ("memory", ("memory_gb",)))
-HIGHER_IS_BETTER = ("precision", "recall", "density", "coverage", "is")
 PAIRS = {"recall": "precision", "coverage": "density"}
 
 
 def direction(metric: str) -> str:
     """Whether more or less is better, in words; empty if that can't be said of a number."""
-    if metric == "is_std":
+    kind = metric.partition("_")[0]
+    if metric == "is_std" or kind not in TITLES:
         return ""
-    is_higher = metric.split("_")[0] in HIGHER_IS_BETTER
-    return "Higher is better" if is_higher else "Lower is better"
+    _, is_more_better = TITLES[kind]
+    return "Higher is better" if is_more_better else "Lower is better"
+
+
+def written_out(name: str) -> str:
+    """A score's name for people, where it has one: `FD (dinov2)` for fd_dinov2."""
+    titled = title_of(name)
+    return name if titled is None else titled[0]
 
 
 def charts_of(runs: Sequence[RunFacts]) -> list[Chart]:
@@ -64,7 +71,12 @@ def charts_of(runs: Sequence[RunFacts]) -> list[Chart]:
         curves = list(_curves(runs, names))
         if curves:
             group = grouped.get(names[0])
-            y_label, about = ABOUT[group] if group else ("score", direction(names[0]) + ".")
+            if group:
+                y_label, about = ABOUT[group]
+            else:
+                title = ", ".join(map(written_out, names))
+                y_label, about = "score", direction(names[0])
+                about += "." if about else ""
             is_log = group in LOGARITHMIC
             charts.append(Chart(title, about, "kimg", y_label, curves, is_log=is_log))
     return charts

@@ -44,27 +44,30 @@ def measure_truncation(
     num: int,
     space: Space,
     device: torch.device,
+    weights: str | None = None,
+    trust_weights: bool = False,
     batch: int = 32,
     workers: int = 2,
     tell: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Measure a run's best snapshot at each psi, and write truncation.json in its folder.
 
-    The images are compared with the run's own data. `tell` gets a line for each psi. Raises as
-    `Evaluator`, `open_subject` and `check_can_write` do, before anything is generated.
+    The images are compared with the run's own data. `weights` is a file for the network of `space`;
+    without it, it is the run's own, or the published one. `tell` gets a line for each psi. Raises
+    as `Evaluator`, `open_subject` and `check_can_write` do, before anything is generated.
     """
     path = RunPaths(run).truncation
     check_can_write(path)
     metrics = [metric_name(metric, space) for metric in ("pr", "dc")]
-    protocol = protocol_of(str(run), metrics=metrics, num=num)
+    protocol = protocol_of(str(run), metrics=metrics, num=num, weights=weights)
     settings: dict[str, Any] = {"seed": 0, "snapshot": "best", "compiled": False, "tell": tell}
     file = model_file(run)
     sha256 = sha256_of(file)  # now: a run that trains may replace the file
     generator, _, data = open_subject(str(run), protocol, device, **settings)
     assert generator is not None
     evaluator = Evaluator(
-        metrics, data, num=num, mode=protocol.mode, device=device, batch=batch,
-        workers=workers,
+        metrics, data, num=num, mode=protocol.mode, weights=protocol.weights,
+        trust_weights=trust_weights, device=device, batch=batch, workers=workers,
     )  # fmt: skip
     points, shared = _points(evaluator, generator, psis, tell)
     content = {

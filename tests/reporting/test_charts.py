@@ -9,7 +9,7 @@ import pytest
 
 from stylenat.reporting.charts import BOTTOM, LEFT, MOST_POINTS, RIGHT, TOP, Chart, Curve, draw
 from stylenat.reporting.charts import thinned as thin
-from stylenat.reporting.curves import ABOUT, SINGLE
+from stylenat.reporting.curves import ABOUT, SINGLE, direction, written_out
 from stylenat.training.outputs import PANELS
 
 
@@ -74,3 +74,18 @@ def test_strays_are_left_out_of_the_picture_and_counted():
 def test_one_point_and_a_constant_have_axes():
     for points in ([(1.0, 5.0)], [(1.0, 0.0), (2.0, 0.0)], [(0.0, -3.0)] * 3):
         assert len(labels(drawn(points), "y")) >= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "better"),
+    [
+        ("fd_dinov2", "FD (dinov2)", "Lower is better"),
+        ("coverage_effnet_lite0", "Coverage (effnet_lite0)", "Higher is better"),
+        ("is", "IS", "Higher is better"),
+        ("swd_16", "swd_16", "Lower is better"),
+        ("is_std", "is_std", ""),
+        ("unheard_of", "unheard_of", ""),
+    ],
+)
+def test_scores_are_written_out_with_their_direction(name, written, better):
+    assert (written_out(name), direction(name)) == (written, better)

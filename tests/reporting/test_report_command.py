@@ -92,7 +92,7 @@ def test_the_page_tells_what_the_run_wrote(run):
         assert words in page.text, words
     charts = {element["aria-label"].split(":")[0] for element in page.of("svg", role="img")}
     assert {"losses", "logits at one moment", "learning rates", "speed", "memory"} <= charts
-    assert any(title.startswith("swd") for title in charts)
+    assert any(title.startswith("SWD, swd_16") for title in charts), charts
     assert [image["alt"] for image in page.of("img")] == [
         *(f"Grid: After {kimg} kimg" for kimg in ("0", "0.016", "0.032", "0.04")),
         "Grid: Real images",
@@ -370,6 +370,8 @@ def test_a_file_that_is_no_report_is_not_overwritten(run, tmp_path):
     [
         (["--num", "10"], "--num belongs to --truncation"),
         (["--device", "cpu"], "--device belongs to --truncation"),
+        (["--weights", "net.pt"], "--weights belongs to --truncation"),
+        (["--trust"], "--trust belongs to --truncation"),
         (["--truncation", "1"], "--truncation must be FROM:TO:COUNT"),
         (["--out", "absent/x.html"], "absent: "),
     ],

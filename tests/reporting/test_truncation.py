@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -12,6 +13,7 @@ from stylenat.cli import main
 from stylenat.config import load_config, save_config
 from stylenat.metrics import protocol_of, score
 from stylenat.reporting.document import page_of
+from tests.metrics.standin import save_inception
 
 METRICS = ("pr_effnet_lite0", "dc_effnet_lite0")
 NAMES = ("precision", "recall", "density", "coverage")
@@ -50,6 +52,16 @@ def test_the_curve_is_what_fid_measures_at_each_psi(measured):
         assert named == scores.values
     first, second = kept["points"]
     assert first != {**second, "psi": 0.5}  # so that a psi without effect is seen
+
+
+def test_other_features_are_those_of_the_file_that_is_named(measured, tmp_path):
+    weights = save_inception(tmp_path / "inception.pth")
+    arguments = ("--truncation=0.5:1:2", "--num=12", "--space=inception", f"--weights={weights}")
+    result = report(measured, *arguments)
+    assert result.exit_code == 0, result.output
+    kept = json.loads((measured / "truncation.json").read_text())
+    found = kept["protocol"]["features"]["inception"]["network_sha256"]
+    assert found == hashlib.sha256(weights.read_bytes()).hexdigest()
 
 
 def test_the_page_shows_the_curve_without_measuring_again(measured):
