@@ -12,9 +12,13 @@ test:
 bench: setup ## the tables of speed and of scores
 	$(ENV)/bin/stylenat bench op --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench tokens --outdir results/benchmarks
-	$(ENV)/bin/stylenat bench generator --outdir results/benchmarks
-	$(ENV)/bin/stylenat bench generator --config configs/styleswin256.yaml --outdir results/benchmarks
-	$(ENV)/bin/stylenat bench training --resolution 32 --batch 2 --outdir results/benchmarks
+	set -e; for name in ffhq256 styleswin256 ffhq1024 faces64; do \
+		$(ENV)/bin/stylenat bench generator --config $$name --batch 1 --outdir results/benchmarks; \
+	done
+	set -e; for dtype in float32 bfloat16; do \
+		$(ENV)/bin/stylenat bench training --resolution 32 --batch 2 --dtype $$dtype \
+			--outdir results/benchmarks; \
+	done
 	$(ENV)/bin/stylenat bench backbones --outdir results/benchmarks
 	$(ENV)/bin/stylenat bench data --outdir results/benchmarks
 	$(ENV)/bin/python -m tools.score_table results/faces64/model.safetensors --data faces:20000 \
