@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from stylenat.augment.adaptation import AdaptiveState
-from stylenat.config import TrainConfig, save_config
+from stylenat.config import TrainConfig
 from stylenat.config.sections import AdaConfig
 from stylenat.data.plan import BatchPlan
 from stylenat.models.pixels import IMAGENET, from_rgb, from_uint8, to_rgb
@@ -18,7 +18,7 @@ from stylenat.training.augmenting import adapt, record_signs, seen_by_d, setting
 from stylenat.training.inputs import step_inputs
 from stylenat.training.state import new_state
 from tests.training.test_loop import final_state, statistics
-from tests.training.tiny import stylenat, tiny
+from tests.training.tiny import tiny, train_to
 
 CPU = torch.device("cpu")
 ADA = {
@@ -119,22 +119,14 @@ def test_a_checkpoint_without_the_state_of_ada_is_refused():
         state.load_state_dict(saved)
 
 
-def train_ada(run, folder, *overrides: object, ranks: int) -> None:
-    path = folder / "ada.yaml"
-    save_config(tiny(train=ADA), path)
-    done = stylenat("train", path, *overrides, "--run-dir", run, "--device", "cpu", ranks=ranks)
-    assert done.returncode == 0, done.stderr
-
-
 @pytest.mark.slow
 def test_a_run_with_ada_continues_bit_for_bit_on_any_number_of_ranks(tmp_path):
     """Stopped after 2 and 6 steps, between adjustments of p; 12 in all."""
     found = []
-    for ranks in (1, 2):
+    for ranks, stops in ((1, (0.016, 0.048)), (2, (0.048,))):
         parts, whole = tmp_path / f"parts{ranks}", tmp_path / f"whole{ranks}"
-        for run, kimgs in ((parts, (0.016, 0.048, 0.096)), (whole, (0.096,))):
-            for kimg in kimgs:
-                train_ada(run, tmp_path, f"train.total_kimg={kimg}", ranks=ranks)
+        train_to(tiny(train=ADA), parts, *stops, 0.096, ranks=ranks)
+        train_to(tiny(train=ADA), whole, 0.096, ranks=ranks)
         assert statistics(parts) == statistics(whole)
         assert final_state(parts) == final_state(whole)
         found.append(statistics(whole))

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stylenat.config import load_config, save_config
+from stylenat.config import load_config
 from stylenat.data import Batch, draw_face, open_images
 from stylenat.data.plan import BatchPlan
 from stylenat.export import save_generator
@@ -34,7 +34,7 @@ from stylenat.training.state import new_state
 from stylenat.training.steps import d_step, g_step, penalty_step
 from stylenat.training.transfer import plan_transfer
 from tests.training.test_loop import final_state, statistics
-from tests.training.tiny import TINY, stylenat, tiny
+from tests.training.tiny import TINY, tiny, train_to
 
 CPU = torch.device("cpu")
 NAMES = ["cat", "dog", "owl"]
@@ -161,36 +161,19 @@ def embeddings(state):
 @pytest.mark.parametrize("extra", [{}, {"augment": "ada", "freeze_d": 1, "freeze_mapping": True}])
 def test_a_run_continues_bit_for_bit(data, tmp_path, extra):
     settings = {**extra, "decay_from_kimg": 0.03, "class_transition_kimg": [0.01, 0.03]}
-    parts, whole = tmp_path / "parts", tmp_path / "whole"
-    for run, kimgs in ((parts, (0.016, 0.04)), (whole, (0.04,))):
-        for kimg in kimgs:
-            train(of_classes(data, train={**settings, "total_kimg": kimg}), run, CPU)
+    config = of_classes(data, train=settings)
+    parts = train_to(config, tmp_path / "parts", 0.016, 0.04)
+    whole = train_to(config, tmp_path / "whole", 0.04)
     assert statistics(parts) == statistics(whole)
     assert final_state(parts) == final_state(whole)
 
 
 @pytest.mark.slow
 def test_on_two_ranks_a_run_continues_too_and_has_one_ranks_losses(data, tmp_path):
-    config = tmp_path / "tiny.yaml"
-    save_config(of_classes(data, data={"workers": 1}), config)
-    for run, ranks, kimgs in (
-        ("parts", 2, (0.016, 0.04)),
-        ("whole", 2, (0.04,)),
-        ("1", 1, (0.04,)),
-    ):
-        for kimg in kimgs:
-            done = stylenat(
-                "train",
-                config,
-                f"train.total_kimg={kimg}",
-                "--run-dir",
-                tmp_path / run,
-                "--device",
-                "cpu",
-                ranks=ranks,
-            )
-            assert done.returncode == 0, done.stderr
-    parts, whole, one = (tmp_path / name for name in ("parts", "whole", "1"))
+    config = of_classes(data, data={"workers": 1})
+    parts = train_to(config, tmp_path / "parts", 0.016, 0.04, ranks=2)
+    whole = train_to(config, tmp_path / "whole", 0.04, ranks=2)
+    one = train_to(config, tmp_path / "one", 0.04)
     assert statistics(parts) == statistics(whole)
     assert final_state(parts) == final_state(whole)
     for line, other in zip(statistics(one), statistics(whole), strict=True):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from PIL import Image
 
-from stylenat.config import save_config
 from stylenat.data import draw_face
 from stylenat.data.plan import BatchPlan
 from stylenat.data.prepare import Settings, prepare
@@ -17,7 +16,7 @@ from stylenat.training.loop import train
 from stylenat.training.start import described, open_training_images
 from stylenat.training.state import new_state
 from tests.training.test_loop import final_state, statistics
-from tests.training.tiny import TINY, stylenat, tiny
+from tests.training.tiny import TINY, tiny, train_to
 
 CPU = torch.device("cpu")
 QUARTER = {"data": {"holdout": 0.25}}
@@ -167,15 +166,8 @@ def test_a_run_writes_the_logits_and_trains_as_it_would_without_asking(tmp_path)
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_stopped_run_writes_the_same_logits(tmp_path, ranks):
-    config = tiny(**QUARTER, train={"total_kimg": 0.064})
-    save_config(config, tmp_path / "tiny.yaml")
-    for name, stops in (("whole", [0.064]), ("stopped", [0.032, 0.064])):
-        for kimg in stops:
-            done = stylenat(
-                "train", tmp_path / "tiny.yaml", f"train.total_kimg={kimg}",
-                "--run-dir", tmp_path / name, ranks=ranks,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr
+    train_to(tiny(**QUARTER), tmp_path / "whole", 0.064, ranks=ranks)
+    train_to(tiny(**QUARTER), tmp_path / "stopped", 0.032, 0.064, ranks=ranks)
     whole, stopped = (
         [
             line["held_logits"]

@@ -21,7 +21,7 @@ from stylenat.training.checkpoint import checkpoints, load_checkpoint, save_chec
 from stylenat.training.loop import train
 from tests.data.writers import png, write_folder
 from tests.training.test_checkpoint import flat
-from tests.training.tiny import command, environment, stylenat, tiny, write_tiny
+from tests.training.tiny import command, environment, stylenat, tiny, train_to, write_tiny
 
 CPU = torch.device("cpu")
 TIMES = ("images_per_second", "seconds", "memory_gb")
@@ -87,43 +87,31 @@ def test_snapshots_are_models_that_know_their_mean_w(whole_run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("ranks", "workers"), [(1, 0), (1, 2), (2, 2)])
-def test_stopped_twice_in_an_epoch_a_run_continues_bit_for_bit(tmp_path, ranks, workers):
-    """Each part in new processes; the data's epoch ends in the last."""
+def test_stopped_twice_in_an_epoch_a_run_continues_bit_for_bit(tmp_path):
+    """Each part in a new process, with other readers; the data's epoch ends in the last."""
     config, parts, whole = write_tiny(tmp_path), tmp_path / "parts", tmp_path / "whole"
-    for run, kimgs in ((parts, (0.016, 0.032, 0.096)), (whole, (0.096,))):
-        for kimg in kimgs:
-            done = stylenat(
-                "train",
-                config,
-                f"train.total_kimg={kimg}",
-                "train.decay_from_kimg=0.064",
-                f"data.workers={workers}",
-                "--run-dir",
-                run,
-                "--device",
-                "cpu",
-                ranks=ranks,
-            )
-            assert done.returncode == 0, done.stderr
+    starts = ((parts, 0.016, 0), (parts, 0.032, 2), (parts, 0.096, 0), (whole, 0.096, 2))
+    for run, kimg, workers in starts:
+        settings = (f"train.total_kimg={kimg}", f"data.workers={workers}")
+        done = stylenat("train", config, *settings, "--run-dir", run, "--device", "cpu")
+        assert done.returncode == 0, done.stderr
     assert statistics(parts) == statistics(whole)
     assert final_state(parts) == final_state(whole)
 
 
 @pytest.mark.slow
-def test_two_ranks_have_one_ranks_losses(tmp_path):
-    """A batch of 8 on one rank against 4 each on two, for five steps."""
-    config = write_tiny(tmp_path)
-    runs = []
-    for ranks in (1, 2):
-        run = tmp_path / str(ranks)
-        done = stylenat("train", config, "--run-dir", run, "--device", "cpu", ranks=ranks)
-        assert done.returncode == 0, done.stderr
-        runs.append(statistics(run))
-    assert len(runs[0]) == 5
-    for one, two in zip(*runs, strict=True):
-        for name, value in one.items():
-            assert two[name] == pytest.approx(value, abs=1e-5, rel=1e-5), (name, one["nimg"])
+def test_two_ranks_continue_bit_for_bit_and_have_one_ranks_losses(tmp_path):
+    """A batch of 8 on one rank against 4 each on two."""
+    config = tiny(data={"workers": 2})
+    parts = train_to(config, tmp_path / "parts", 0.032, 0.096, ranks=2)
+    whole = train_to(config, tmp_path / "whole", 0.096, ranks=2)
+    assert statistics(parts) == statistics(whole)
+    assert final_state(parts) == final_state(whole)
+    one = train_to(config, tmp_path / "one", 0.04)
+    assert len(statistics(one)) == 5
+    for line, other in zip(statistics(one), statistics(whole)[:5], strict=True):
+        for name, value in line.items():
+            assert other[name] == pytest.approx(value, abs=1e-5, rel=1e-5), (name, line["nimg"])
 
 
 def test_a_finished_run_is_left_as_it_is(whole_run):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import torch
+
 from stylenat.config import RunConfig, from_dict, save_config
+from stylenat.training.loop import train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,3 +84,18 @@ def stylenat(*arguments: object, ranks: int = 1) -> subprocess.CompletedProcess[
         check=False,
         timeout=300,
     )
+
+
+def train_to(config: RunConfig, run: Path, *kimgs: float, ranks: int = 1) -> Path:
+    """Train to each of these lengths: on one rank in this process, on several in new ones."""
+    for kimg in kimgs:
+        longer = dataclasses.replace(config.train, total_kimg=kimg)
+        part = dataclasses.replace(config, train=longer)
+        if ranks == 1:
+            assert train(part, run, torch.device("cpu")) is None
+            continue
+        path = run.parent / f"{run.name}.yaml"
+        save_config(part, path)
+        done = stylenat("train", path, "--run-dir", run, "--device", "cpu", ranks=ranks)
+        assert done.returncode == 0, done.stderr
+    return run
