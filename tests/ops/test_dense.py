@@ -68,14 +68,66 @@ def test_one_pass_gives_the_numbers_of_the_steps(
     assert error <= 2 * (steps.double() - expected).abs().max() + 1e-6
 
 
-def test_with_gradients_it_is_pytorch_s_own_to_the_bit(monkeypatch):
-    x, weight, bias, other = problem(torch.float32)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_with_gradients_other_dtypes_are_pytorch_s_own_to_the_bit(monkeypatch, dtype):
+    x, weight, bias, other = problem(dtype)
     weight.requires_grad_()
     seen = calls(monkeypatch)
     out = linear(x, weight, bias, gelu=True, add=other)
     assert torch.equal(out, other + F.gelu(F.linear(x, weight, bias)))
     out.sum().backward()
     assert weight.grad is not None
+    assert not seen
+
+
+def gradients(layer, *tensors):
+    """Of the sum of a layer's cubes by its inputs, and of their squares by them once more."""
+    leaves = [None if t is None else t.clone().requires_grad_() for t in tensors]
+    given = [leaf for leaf in leaves if leaf is not None]
+    first = torch.autograd.grad(layer(*leaves).pow(3).sum(), given, create_graph=True)
+    again = torch.autograd.grad(layer(*leaves).pow(3).sum(), given)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), given)
+    return [*again, *first, *second]
+
+
+@pytest.mark.parametrize("rows", [(2, 5, 3), (1,), (500,)])
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_in_float32_gradients_of_both_orders_are_those_of_the_steps(monkeypatch, rows, has_bias):
+    x, weight, bias, _ = problem(torch.float32, rows=rows)
+    tensors = (x, weight, bias if has_bias else None)
+    seen = calls(monkeypatch)
+    found = gradients(linear, *tensors)
+    # Forward twice, two of the plain gradient, two where the second one comes back to the layer.
+    assert len(seen) == 2 + 2 + 2
+    steps = gradients(F.linear, *tensors)
+    exact = gradients(F.linear, *(None if t is None else t.double() for t in tensors))
+    for ours, theirs, expected in zip(found, steps, exact, strict=True):
+        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+        scale = expected.abs().max()
+        lost, allowed = ((g.double() - expected).abs().max() / scale for g in (ours, theirs))
+        assert lost <= 2 * allowed + 1e-6
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2])
+def test_only_what_is_asked_for_is_differentiated(monkeypatch, wanted):
+    tensors = list(problem(torch.float32)[:3])
+    tensors[wanted].requires_grad_()
+    seen = calls(monkeypatch)
+    (found,) = torch.autograd.grad(linear(*tensors).square().sum(), tensors[wanted])
+    assert len(seen) == (1 if wanted == 2 else 2)
+    (expected,) = torch.autograd.grad(F.linear(*tensors).square().sum(), tensors[wanted])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_gradients_pass_through_transforms_and_counters(monkeypatch):
+    x, weight, bias, _ = problem(torch.float32)
+    weight.requires_grad_()
+    seen = calls(monkeypatch)
+    _, tangent = torch.func.jvp(lambda x: linear(x, weight, bias), (x,), (x,))
+    torch.testing.assert_close(tangent, F.linear(x, weight))
+    with FlopCounterMode(display=False) as counter:
+        linear(x, weight, bias).sum().backward()
+    assert counter.get_total_flops() == 2 * 2 * x.numel() * len(weight)
     assert not seen
 
 
