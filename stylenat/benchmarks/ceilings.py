@@ -29,8 +29,8 @@ def measure_ceilings(device: torch.device = CPU) -> Ceilings:
     """FLOP/s of wide matrix products, without TF32; bytes/s of copying, read plus written.
 
     Products are PyTorch's or ours, whichever is faster: on AMD, PyTorch's float32 ones take twice
-    as long. Matrices are 2048 wide on a CPU; on a GPU 4096 in float32, and 8192 in bfloat16. The tensor that
-    is copied has 256 MiB on a CPU, and 2 GiB on a GPU. Measured once per process.
+    as long. Matrices are 2048 wide on a CPU; on a GPU 4096 in float32, and 8192 in bfloat16. The
+    tensor that is copied has 256 MiB on a CPU, and 2 GiB on a GPU. Measured once per process.
     """
     on_gpu = device.type == "cuda"
 
