@@ -80,17 +80,18 @@ def _is_fused(x: Tensor, bias: Tensor | None, negative_slope: float, gain: float
 
 
 class _BiasAct(torch.autograd.Function):
-    """The C++. Its result has the bias's dtype: a sum of bfloat16 and float32 is float32."""
+    """The C++. Its result is float32, as the sum of bfloat16 or float32 and a float32 bias is."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, bias: Tensor, negative_slope: float, gain: float, channel_dim: int
     ) -> Tensor:
         x = x if _is_channels_last(x, channel_dim) else x.contiguous()
-        out = torch.empty_like(x, dtype=bias.dtype)
+        bias = bias.contiguous()
+        out = torch.empty_like(x, dtype=torch.float32)
         slopes = (ctypes.c_float * 2)(negative_slope, gain)
         shape = _shape(out, channel_dim, x.dtype)
-        _library().bias_act(shape, slopes, *map(Tensor.data_ptr, (x, bias.contiguous(), out)))
+        _library().bias_act(shape, slopes, *map(Tensor.data_ptr, (x, bias, out)))
         ctx.settings = (slopes, channel_dim, x.dtype)
         ctx.save_for_backward(out)
         return out
@@ -124,6 +125,5 @@ def _shape(out: Tensor, channel_dim: int, dtype: torch.dtype) -> Any:
     if _is_channels_last(out, channel_dim):
         inner = 1
     outer = out.numel() // (channels * inner)
-    narrow = [int(dtype == torch.bfloat16), int(out.dtype == torch.bfloat16)]
-    numbers = (outer, channels, inner, torch.get_num_threads(), *narrow)
+    numbers = (outer, channels, inner, torch.get_num_threads(), int(dtype == torch.bfloat16))
     return (ctypes.c_int64 * len(numbers))(*numbers)

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 #include <vector>
 
 #include "dtypes.h"
@@ -33,15 +32,16 @@ void in_parts(int64_t count, int64_t rows, int threads, Run run) {
     run(part * rows, std::min(count, (part + 1) * rows));
 }
 
-template <typename In, typename Out>
-void forward(const In* __restrict x, const float* __restrict bias, Out* __restrict out, Shape shape, Slopes slopes) {
+template <typename In>
+void forward(const In* __restrict x, const float* __restrict bias, float* __restrict out,
+             Shape shape, Slopes slopes) {
   const int64_t channels = shape.channels, inner = shape.inner;
   if (inner == 1) {
     in_parts(shape.outer, ROWS, shape.threads, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row)
         for (int64_t c = 0; c < channels; ++c) {
           const int64_t at = row * channels + c;
-          store(out + at, slopes.of(load(x + at) + bias[c]) * slopes.gain);
+          out[at] = slopes.of(load(x + at) + bias[c]) * slopes.gain;
         }
     });
     return;
@@ -49,18 +49,18 @@ void forward(const In* __restrict x, const float* __restrict bias, Out* __restri
   in_parts(shape.outer * channels, 1, shape.threads, [&](int64_t row, int64_t) {
     const float b = bias[row % channels];
     for (int64_t at = row * inner; at < (row + 1) * inner; ++at)
-      store(out + at, slopes.of(load(x + at) + b) * slopes.gain);
+      out[at] = slopes.of(load(x + at) + b) * slopes.gain;
   });
 }
 
 // dx = gain * dy, times the slope where out is not positive; dbias is its sum over all but c.
-template <typename In, typename Out>
-void backward(const Out* __restrict dy, const Out* __restrict out, In* __restrict dx, float* dbias,
-              Shape shape, Slopes slopes) {
+template <typename In>
+void backward(const float* __restrict dy, const float* __restrict out, In* __restrict dx,
+              float* dbias, Shape shape, Slopes slopes) {
   const int64_t channels = shape.channels, inner = shape.inner;
-  const auto slope = [&](int64_t at) {
-    const float grad = load(dy + at) * slopes.gain;
-    return load(out + at) > 0 ? grad : grad * slopes.negative;
+  const auto grad_at = [&](int64_t at) {
+    const float grad = dy[at] * slopes.gain;
+    return out[at] > 0 ? grad : grad * slopes.negative;
   };
   std::vector<float> sums;
   if (inner == 1) {
@@ -69,7 +69,7 @@ void backward(const Out* __restrict dy, const Out* __restrict out, In* __restric
       float* __restrict sum = sums.data() + first / ROWS * channels;
       for (int64_t row = first; row < last; ++row)
         for (int64_t c = 0; c < channels; ++c) {
-          const float grad = slope(row * channels + c);
+          const float grad = grad_at(row * channels + c);
           sum[c] += grad;
           store(dx + row * channels + c, grad);
         }
@@ -83,7 +83,7 @@ void backward(const Out* __restrict dy, const Out* __restrict out, In* __restric
         float lanes[LANES] = {};
         for (int64_t at = first; at < last; at += LANES)
           for (int64_t lane = 0; lane < std::min(LANES, last - at); ++lane) {
-            const float grad = slope(at + lane);
+            const float grad = grad_at(at + lane);
             lanes[lane] += grad;
             store(dx + at + lane, grad);
           }
@@ -104,25 +104,21 @@ Shape shape_of(const int64_t* numbers) {
 
 }  // namespace
 
-// shape: outer, C, inner, threads, whether x and whether out is bfloat16; slopes: that of negative
-// values, and the gain. Writes out.
+// shape: outer, C, inner, threads, whether x is bfloat16; slopes: that of negative values, and the
+// gain. Writes out.
 extern "C" void bias_act(const int64_t* shape, const float* slopes, const void* x,
-                         const float* bias, void* out) {
-  by_type(shape[4], shape[5], [&](const auto* from, const auto* to) {
-    using In = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-    using Out = std::remove_const_t<std::remove_pointer_t<decltype(to)>>;
-    forward(static_cast<const In*>(x), bias, static_cast<Out*>(out), shape_of(shape),
-            Slopes{slopes[0], slopes[1]});
-  });
+                         const float* bias, float* out) {
+  const auto run = [&](const auto* from) {
+    forward(from, bias, out, shape_of(shape), Slopes{slopes[0], slopes[1]});
+  };
+  shape[4] ? run(static_cast<const BFloat16*>(x)) : run(static_cast<const float*>(x));
 }
 
-// The same shape, of dx and dy. Writes dx and the gradient of the bias, unless that is null.
-extern "C" void bias_act_backward(const int64_t* shape, const float* slopes, const void* dy,
-                                  const void* out, void* dx, float* dbias) {
-  by_type(shape[4], shape[5], [&](const auto* from, const auto* to) {
-    using In = std::remove_const_t<std::remove_pointer_t<decltype(from)>>;
-    using Out = std::remove_const_t<std::remove_pointer_t<decltype(to)>>;
-    backward(static_cast<const Out*>(dy), static_cast<const Out*>(out), static_cast<In*>(dx), dbias,
-             shape_of(shape), Slopes{slopes[0], slopes[1]});
-  });
+// The same shape, of dx. Writes dx and the gradient of the bias, unless that is null.
+extern "C" void bias_act_backward(const int64_t* shape, const float* slopes, const float* dy,
+                                  const float* out, void* dx, float* dbias) {
+  const auto run = [&](auto* to) {
+    backward(dy, out, to, dbias, shape_of(shape), Slopes{slopes[0], slopes[1]});
+  };
+  shape[4] ? run(static_cast<BFloat16*>(dx)) : run(static_cast<float*>(dx));
 }

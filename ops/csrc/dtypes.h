@@ -1,4 +1,4 @@
-// float32 and bfloat16 in memory, and a function for each pair of them.
+// float32 and bfloat16 in memory.
 
 #pragma once
 
@@ -25,18 +25,4 @@ inline void store(BFloat16* x, float value) {  // to the nearest, halves to even
   std::memcpy(&bits, &value, sizeof bits);
   const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   x->bits = static_cast<uint16_t>(value != value ? 0x7fc0 : rounded);
-}
-
-template <typename Run>
-void by_type(bool is_x_narrow, bool is_y_narrow, Run run) {
-  const float* wide = nullptr;
-  const BFloat16* narrow = nullptr;
-  if (is_x_narrow && is_y_narrow)
-    run(narrow, narrow);
-  else if (is_x_narrow)
-    run(narrow, wide);
-  else if (is_y_narrow)
-    run(wide, narrow);
-  else
-    run(wide, wide);
 }

@@ -155,6 +155,20 @@ void differentiate(const In* x, const Out* dy, const float* gamma, const float* 
   }
 }
 
+template <typename Run>
+void by_type(bool is_x_narrow, bool is_y_narrow, Run run) {
+  const float* wide = nullptr;
+  const BFloat16* narrow = nullptr;
+  if (is_x_narrow && is_y_narrow)
+    run(narrow, narrow);
+  else if (is_x_narrow)
+    run(narrow, wide);
+  else if (is_y_narrow)
+    run(wide, narrow);
+  else
+    run(wide, wide);
+}
+
 }  // namespace
 
 // shape: B, T, C, threads, whether x and whether out is bfloat16. Writes out, and the mean and the

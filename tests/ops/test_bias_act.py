@@ -197,6 +197,14 @@ def test_second_derivatives_are_those_of_the_steps(seen, layout, dtype):
     assert seen
 
 
+def test_a_bias_with_gaps_is_taken(seen):
+    x, bias, _ = problem("large maps")
+    with_gaps = torch.stack([bias, bias + 1], dim=1)[:, 0]
+    assert not with_gaps.is_contiguous()
+    assert torch.equal(bias_act(x, with_gaps), steps(x, bias, 1))
+    assert seen
+
+
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_only_what_is_asked_for_is_differentiated(seen, wanted):
     leaves = list(problem()[:2])
