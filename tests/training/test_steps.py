@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -216,21 +215,14 @@ def test_ramp_up_shortens_the_halflife_at_the_start():
 # Switches
 
 
-@pytest.fixture
-def tf32_switches() -> Iterator[list[Any]]:
-    """What decides on TF32, put back after the test."""
-    switches: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
-    before = [switch.fp32_precision for switch in switches]
-    yield switches
-    for switch, precision in zip(switches, before, strict=True):
-        switch.fp32_precision = precision
+SWITCHES: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
 
 
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "tf32"), (False, "ieee")])
-def test_tf32_is_what_the_config_says(tf32_switches, tf32, precision):
+def test_tf32_is_what_the_config_says(tf32, precision):
     config = tiny(train={"tf32": tf32})
     prepare_torch(config, new_state(config, CPU))
-    assert [switch.fp32_precision for switch in tf32_switches] == [precision] * 2
+    assert [switch.fp32_precision for switch in SWITCHES] == [precision] * 2
 
 
 @pytest.mark.parametrize(
@@ -238,7 +230,7 @@ def test_tf32_is_what_the_config_says(tf32_switches, tf32, precision):
     [("cpu", "none", "as before"), ("cuda", "none", True), ("cuda", "ada", False)],
 )
 def test_cudnn_measures_its_algorithms_on_a_gpu_with_fixed_shapes(
-    tf32_switches, monkeypatch, device, augment, expected
+    monkeypatch, device, augment, expected
 ):
     """A program on a CPU keeps its own setting; ADA's shapes differ from step to step."""
     monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(**CUDNN, benchmark="as before"))
