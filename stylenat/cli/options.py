@@ -107,8 +107,8 @@ COMPILE = click.option(
     "--compile",
     "compiled",
     is_flag=True,
-    help="Compile the networks with torch.compile first, which takes up to minutes. On a GPU, "
-    "small batches also become CUDA graphs.",
+    help="Compile the networks with torch.compile first, which takes up to minutes. It is meant for "
+    "GPUs, where small batches also become CUDA graphs; on a CPU most networks become slower.",
 )
 DEVICE = click.option(
     "--device",
