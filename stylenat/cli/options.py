@@ -107,7 +107,7 @@ COMPILE = click.option(
     "--compile",
     "compiled",
     is_flag=True,
-    help="Compile the networks with torch.compile first, which takes up to minutes. It is meant for "
+    help="Compile the networks with torch.compile first, which takes up to minutes. It is for "
     "GPUs, where small batches also become CUDA graphs; on a CPU most networks become slower.",
 )
 DEVICE = click.option(
