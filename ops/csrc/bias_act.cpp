@@ -1,6 +1,6 @@
 // out = gain * leaky_relu(x + bias[c]) for x [outer, C, inner], and its gradient: one pass over
-// memory each. Sums for the bias's gradient go by blocks of fixed size, so that the number of threads
-// changes no bit.
+// memory each. Sums for the bias's gradient go by blocks of fixed size, so that the number of
+// threads changes no bit.
 
 #include <algorithm>
 #include <cstdint>

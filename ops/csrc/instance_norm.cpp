@@ -2,8 +2,9 @@
 // out = (x - mean) / sqrt(var + eps) * gamma + beta for x [B, T, C], gamma and beta [B, C].
 //
 // Two passes over memory: one for the statistics, one for the result; and two for the gradient.
-// Tokens go by chunks that stay in the cache, where the variance of a chunk is taken about the chunk's
-// own mean; chunks are joined as in Chan, Golub and LeVeque (1979). So an outlier costs no digits.
+// Tokens go by chunks that stay in the cache, where the variance of a chunk is taken about the
+// chunk's own mean; chunks are joined as in Chan, Golub and LeVeque (1979). So an outlier costs no
+// digits.
 
 #include <algorithm>
 #include <cmath>
