@@ -27,7 +27,7 @@ from stylenat.files import replacing, sha256_of, user_path
 from stylenat.models import Generator
 from stylenat.models.attention import HydraAttention
 from stylenat.models.pixels import quantized
-from stylenat.precision import readable_tf32
+from stylenat.precision import without_tf32
 
 FORMAT = 1
 # The names of a network's inputs, and of its output.
@@ -213,7 +213,7 @@ def _about(generator: Generator) -> dict[str, Any]:
 
 def _program(module: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
-    with readable_tf32():
+    with without_tf32():
         return torch.export.export(
             module,
             tuple(inputs.values()),
@@ -229,7 +229,7 @@ def _onnx_bytes(program: torch.export.ExportedProgram, names: Names, *, half: bo
     import onnx
     from onnxscript import optimizer
 
-    with readable_tf32(), warnings.catch_warnings():
+    with without_tf32(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about functions of its own that PyTorch deprecates
         exported = torch.onnx.export(
             program,

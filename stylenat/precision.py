@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -40,38 +40,42 @@ def set_tf32(*, allowed: bool) -> None:
 
     It holds for the whole process, so it is for training to call, at its start.
     """
-    for switch in _switches():
-        switch.fp32_precision = "tf32" if allowed else "ieee"
+    _put(["tf32" if allowed else "ieee"] * len(_switches()))
+
+
+@contextmanager
+def kept_tf32() -> Iterator[None]:
+    """What the block sets of TF32 ends with it."""
+    before = [switch.fp32_precision for switch in _switches()]
+    try:
+        yield
+    finally:
+        _put(before)
 
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Within the block float32 is float32 throughout, whatever the program has set."""
-    before = [switch.fp32_precision for switch in _switches()]
-    set_tf32(allowed=False)
-    try:
-        yield
-    finally:
-        for switch, precision in zip(_switches(), before, strict=True):
-            switch.fp32_precision = precision
+    """Within the block float32 is float32 throughout, whatever the program has set.
 
-
-@contextmanager
-def readable_tf32() -> Iterator[None]:
-    """Within the block torch.export works, whatever switches of TF32 the program has set.
-
-    It reads PyTorch's older switches, which refuse to be read once a newer one differs from them.
+    torch.export works in it too. It reads PyTorch's older switches, which refuse to be read where
+    newer ones differ from them.
     """
-    before = [switch.fp32_precision for switch in _switches()]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that they are old
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    try:
+    with kept_tf32():
+        set_tf32(allowed=False)
         yield
-    finally:
-        for switch, precision in zip(_switches(), before, strict=True):
-            switch.fp32_precision = precision
 
 
 def _switches() -> tuple[Any, ...]:
-    return torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    cudnn: Any = torch.backends.cudnn
+    return torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn
+
+
+def _put(precisions: Sequence[str]) -> None:
+    """Set the switches, the older ones first, so that these can still be read."""
+    product, convolution, _ = precisions
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that they are old
+        torch.backends.cuda.matmul.allow_tf32 = product == "tf32"
+        torch.backends.cudnn.allow_tf32 = convolution == "tf32"
+    for switch, precision in zip(_switches(), precisions, strict=True):
+        switch.fp32_precision = precision

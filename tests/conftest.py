@@ -1,9 +1,8 @@
-"""What all tests share: seeds, switches put back, and why a marked test is skipped."""
+"""What all tests share: seeds, and the reasons for which a marked test is skipped."""
 
 import contextlib
 import os
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,13 +14,6 @@ with contextlib.suppress(ModuleNotFoundError):
     # The same examples in every run, and no deadline: a first call may compile.
     hypothesis.settings.register_profile("stylenat", derandomize=True, deadline=None)
     hypothesis.settings.load_profile("stylenat")
-
-
-# PyTorch's switches of TF32, as they are in a new process.
-TF32 = [
-    (switch, switch.fp32_precision)
-    for switch in (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-]
 
 
 def skip_reasons() -> dict[str, str | None]:
@@ -46,11 +38,3 @@ def seed_everything() -> None:
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
-def tf32_as_at_the_start() -> Iterator[None]:
-    """Training sets TF32 for the whole process, and torch.export then fails in later tests."""
-    yield
-    for switch, precision in TF32:
-        switch.fp32_precision = precision

@@ -12,6 +12,7 @@ import torch
 
 from stylenat.config import TrainConfig
 from stylenat.data.plan import BatchPlan
+from stylenat.precision import kept_tf32, without_tf32
 from stylenat.training.gradients import trainable
 from stylenat.training.inputs import step_inputs
 from stylenat.training.start import prepare_torch
@@ -27,7 +28,7 @@ from stylenat.training.steps import d_step, g_step, penalty_step
 from tests.training.tiny import tiny
 
 CPU = torch.device("cpu")
-CUDNN = {"conv": torch.backends.cudnn.conv}
+CUDNN: Any = torch.backends.cudnn
 
 
 def state_and_inputs(batch: int = 8, **train: object) -> tuple:
@@ -215,14 +216,20 @@ def test_ramp_up_shortens_the_halflife_at_the_start():
 # Switches
 
 
-SWITCHES: list[Any] = [torch.backends.cuda.matmul, torch.backends.cudnn.conv]
-
-
 @pytest.mark.parametrize(("tf32", "precision"), [(True, "tf32"), (False, "ieee")])
 def test_tf32_is_what_the_config_says(tf32, precision):
+    """And the program can still export networks: torch.export reads PyTorch's older switches."""
+    switches = (torch.backends.cuda.matmul, CUDNN.conv, CUDNN.rnn)
+    before = [switch.fp32_precision for switch in switches]
     config = tiny(train={"tf32": tf32})
-    prepare_torch(config, new_state(config, CPU))
-    assert [switch.fp32_precision for switch in SWITCHES] == [precision] * 2
+    with kept_tf32():
+        prepare_torch(config, new_state(config, CPU))
+        assert [switch.fp32_precision for switch in switches] == [precision] * 3
+        with without_tf32():
+            assert [switch.fp32_precision for switch in switches] == ["ieee"] * 3
+        assert [switch.fp32_precision for switch in switches] == [precision] * 3
+        torch.export.export(torch.nn.Linear(2, 2), (torch.ones(1, 2),))
+    assert [switch.fp32_precision for switch in switches] == before
 
 
 @pytest.mark.parametrize(
@@ -233,9 +240,11 @@ def test_cudnn_measures_its_algorithms_on_a_gpu_with_fixed_shapes(
     monkeypatch, device, augment, expected
 ):
     """A program on a CPU keeps its own setting; ADA's shapes differ from step to step."""
-    monkeypatch.setattr(torch.backends, "cudnn", SimpleNamespace(**CUDNN, benchmark="as before"))
+    stand_in = SimpleNamespace(conv=CUDNN.conv, rnn=CUDNN.rnn, benchmark="as before")
+    monkeypatch.setattr(torch.backends, "cudnn", stand_in)
     state = SimpleNamespace(G=SimpleNamespace(const=SimpleNamespace(device=torch.device(device))))
-    prepare_torch(tiny(train={"augment": augment}), state)
+    with kept_tf32():
+        prepare_torch(tiny(train={"augment": augment}), state)
     assert torch.backends.cudnn.benchmark == expected
 
 
