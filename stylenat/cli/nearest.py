@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from stylenat.choices import MODES, SPACES
+from stylenat.choices import MODES, SPACES, metric_name
 from stylenat.cli.options import (
     DEVICE,
     READ_BATCH,
@@ -114,7 +114,8 @@ def nearest(
     keep_freed_memory()
     looks = look(
         model,
-        protocol_of(model, **given, metrics=("mind",)),  # of features, and content with one image
+        # A metric of these features that is content with one image.
+        protocol_of(model, **given, metrics=(metric_name("mind", space),)),
         space=space,
         device=pick_device(device),
         trust_weights=trust,

@@ -19,7 +19,9 @@ from stylenat.files import user_path
 from stylenat.hub import is_hub_name
 from stylenat.layout import RunPaths
 from stylenat.metrics.evaluate import Evaluator, check_settings
+from stylenat.metrics.features import CLASSES, takes_file
 from stylenat.metrics.scores import Scores
+from stylenat.metrics.table import TABLE
 from stylenat.models import Generator
 from stylenat.sampling import compile_synthesis, is_model, load_model
 
@@ -43,6 +45,7 @@ def protocol_of(model: str, **given: object) -> Protocol:
     """The settings that are given (not None), on top of the run's own if `model` belongs to a run.
 
     A run's data settings hold only for its own data; for other data, only the seed of drawn faces.
+    Its file of weights holds only for the network that its own metrics read, if they read one.
     """
     given = {name: value for name, value in given.items() if value is not None}
     run = run_of(model)
@@ -56,10 +59,20 @@ def protocol_of(model: str, **given: object) -> Protocol:
         mode=config.metrics.mode,
         weights=config.metrics.weights,
     )
+    files = _files_of(given.get("metrics", own.metrics))  # type: ignore[arg-type]
+    own_files = _files_of(own.metrics)
+    if not files or (own_files and files != own_files):
+        own = replace(own, weights=None)
     if "reference" not in given and given.get("data", config.data.path) == config.data.path:
         data = config.data
         own = replace(own, data=data.path, resize=data.resize, max_images=data.max_images)
     return replace(own, **given)  # type: ignore[arg-type]
+
+
+def _files_of(metrics: Sequence[str]) -> set[str]:
+    """The networks that these metrics read from files of weights; unknown names read none."""
+    spaces = {TABLE[name].space for name in metrics if name in TABLE}
+    return {space.removesuffix(CLASSES) for space in spaces if space and takes_file(space)}
 
 
 def run_of(model: str) -> RunPaths | None:

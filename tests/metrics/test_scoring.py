@@ -9,6 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from stylenat.cli import main
+from stylenat.config import load_config, save_config
 from stylenat.metrics import protocol_of, score
 from stylenat.metrics.swd import Patches
 from stylenat.training.checkpoint import checkpoints, load_checkpoint
@@ -64,6 +65,25 @@ def test_a_run_s_protocol_is_its_own_unless_another_is_given(tmp_path, inside):
     assert given.mode == "legacy_pytorch"
     assert protocol_of(str(run), reference="x.npz").data is None
     assert protocol_of(str(tmp_path / "other.safetensors")).num == 50_000
+
+
+@pytest.mark.parametrize(
+    ("metrics", "expected"),
+    [
+        (None, "inception.pth"),
+        (["pr", "is"], "inception.pth"),  # the same network
+        (["fd_effnet_lite0"], None),
+        (["pr_vgg"], None),
+        (["fid", "pr_vgg"], None),
+        (["swd"], None),
+    ],
+)
+def test_a_run_s_weights_are_for_the_network_of_its_own_metrics(tmp_path, metrics, expected):
+    run = trained(tmp_path / "run", path="faces:64")
+    config = load_config(run / "config.yaml", ["metrics.weights=inception.pth"])
+    save_config(config, run / "config.yaml")
+    assert protocol_of(str(run), metrics=metrics).weights == expected
+    assert protocol_of(str(run), metrics=metrics, weights="given.pth").weights == "given.pth"
 
 
 def mixed_folder(folder):
